@@ -1,0 +1,1 @@
+"""Files for running Modelwarden: Kafka, schemas, policies. Carried inside the wheel."""

@@ -1,0 +1,101 @@
+"""What a detection says: an alert and the evidence in it. An alert decides nothing.
+
+Made by `detectors.engine`; published by `streams`; turned into decisions by `sinks.policy`. Immutable, so it
+may be kept, replayed and shown for ever. Imports nothing heavy: the serving side may load it.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Literal
+
+import msgspec
+
+ALERT_SCHEMA = 1
+
+Level = Literal["notice", "warning", "critical"]
+"""How sure: `notice` and `warning` are the key-level false-alarm budgets of 1 % and 0.1 % of benign keys
+alarmed in their lifetime; `critical` is beyond every benign key known, with two families that agree."""
+
+LEVELS: tuple[Level, ...] = ("notice", "warning", "critical")
+
+Family = Literal["out_of_distribution", "near_duplicate", "boundary", "rate", "river"]
+
+FAMILY_TECHNIQUES: dict[str, tuple[str, ...]] = {
+    "out_of_distribution": ("AML.T0024.002", "AML.T0040"),
+    "near_duplicate": ("AML.T0024.002", "AML.T0005.001"),
+    "boundary": ("AML.T0024.002", "AML.T0042"),
+    "rate": ("AML.T0034.000",),
+    "river": ("AML.T0024.002",),
+}
+"""MITRE ATLAS v5.6.1 technique ids by family (Extract AI Model, Inference API Access, Train Proxy via
+Replication, Verify Attack, Excessive Queries)."""
+
+
+class Feature(msgspec.Struct, frozen=True, kw_only=True):
+    """One number a person can check: what was seen, and what benign keys of this model show."""
+
+    name: str
+    observed: float
+    expected: float
+    """Median over benign keys of the same age."""
+    benign_high: float
+    """99th percentile over benign keys of the same age."""
+    unit: str = ""
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What one family of signals says about the key."""
+
+    family: Family
+    key_p_value: float
+    """Share of benign keys expected to look at least this odd to this family in their lifetime."""
+    e_value_log10: float
+    """Base-10 logarithm of the Shiryaev-Roberts e-detector's value."""
+    extrapolated: bool = False
+    """The p-value lies beyond the benign keys known, in a fitted tail."""
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """An immutable finding about a key, with its evidence and the place from which it can be replayed."""
+
+    schema: int = ALERT_SCHEMA
+    alert_id: str
+    """32 hex digits, from topic, partition, offset, model and level: the same on every replay."""
+    time_ms: int
+    """Time of the event that completed the evidence."""
+    subject: Literal["key", "campaign"] = "key"
+    key: str
+    model: str
+    tenant: str | None = None
+    plan: str | None = None
+    level: Level
+    key_p_value: float
+    e_value_log10: float
+    extrapolated: bool
+    families: tuple[Family, ...]
+    """Families that agree at this level, strongest first."""
+    evidence: tuple[Evidence, ...]
+    features: tuple[Feature, ...]
+    techniques: tuple[str, ...]
+    query_count: int
+    """Number of the key's own events, this one included, when the alert fired."""
+    topic: str
+    partition: int
+    offset: int
+    """Offset of the event that completed the evidence."""
+    first_offset: int
+    """Offset of the key's first event in this state; replay from here."""
+    code_version: str
+    reference_version: str
+    """Content hash of the reference that the key was compared with."""
+    would_not_have_fired: str
+    """What would have kept the alert from firing, in words."""
+    sentence: str
+    """The finding in one plain sentence."""
+
+
+def alert_id(topic: str, partition: int, offset: int, *what: str) -> str:
+    """Derive an alert's id from the event that completed it and what was found (32 hex digits)."""
+    text = "\x1f".join([topic, str(partition), str(offset), *what])
+    return blake2b(text.encode(), digest_size=16, person=b"mw-alert").hexdigest()

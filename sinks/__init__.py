@@ -1,0 +1,1 @@
+"""Where results go: records, policy and signing, the serving-side package, files."""

@@ -1,0 +1,134 @@
+"""The records that cross a topic: serving event, decision, command, acknowledgement, feedback.
+
+An alert is defined where it is made, in `detectors.alert`. Every record is JSON, carries `schema`, refuses
+unknown fields and is published as JSON Schema in `deploy/schemas` (`sinks.schemas`; CI checks drift and that
+golden files of every released version still decode). Loaded by the serving side: imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+EVENT_SCHEMA = 1
+COMMAND_SCHEMA = 1
+
+KeyReference = Annotated[
+    str,
+    Meta(
+        pattern=r"^k(0|[1-9][0-9]{0,4})-[0-9a-f]{32}$",
+        description="HMAC of the API key; see sinks.serving.keyref",
+    ),
+]
+Sketch = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9+/]{85}[AEIMQUYcgkosw048]=$", description="32 little-endian float16, base64"),
+]
+Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
+Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
+TimeMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999, description="milliseconds since 1970")]
+HexId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+
+Action = Literal["watch", "throttle", "coarsen", "watermark", "challenge", "suspend", "revoke", "restore"]
+Mode = Literal["observe", "canary", "enforce"]
+
+
+class ServingEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One served call. Never the raw input, never the raw key.
+
+    Names with dots are OpenTelemetry's `gen_ai.*` attributes where one exists.
+    """
+
+    schema: Literal[1] = EVENT_SCHEMA
+    time_ms: TimeMs
+    key: KeyReference
+    model: Name = msgspec.field(name="gen_ai.request.model")
+    tenant: Name | None = None
+    plan: Name | None = None
+    input_sketch: Sketch | None = None
+    embedding_sketch: Sketch | None = None
+    predicted_class: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    top1: Ratio | None = None
+    margin: Ratio | None = None
+    entropy_nats: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None
+    prompt_tokens: Count | None = msgspec.field(default=None, name="gen_ai.usage.input_tokens")
+    completion_tokens: Count | None = msgspec.field(default=None, name="gen_ai.usage.output_tokens")
+    max_tokens: Count | None = msgspec.field(default=None, name="gen_ai.request.max_tokens")
+    temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | None = msgspec.field(
+        default=None, name="gen_ai.request.temperature"
+    )
+    choice_count: Count | None = msgspec.field(default=None, name="gen_ai.request.choice.count")
+    top_logprobs: Count | None = None
+    logit_bias_count: Count | None = None
+    prefix_hash: Annotated[int, Meta(ge=0, le=9_223_372_036_854_775_807)] | None = None
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A signed mitigation with an expiry. It exists only in mode enforce (or canary, for a key in it)."""
+
+    schema: Literal[1] = COMMAND_SCHEMA
+    command_id: HexId
+    action: Action
+    key: KeyReference
+    model: Name | None = None
+    """None: for every model of the key."""
+    tenant: Name | None = None
+    issued_ms: TimeMs
+    expires_ms: TimeMs
+    rule: Name
+    policy_version: Name
+    alert_id: HexId
+    reason: str
+    """The alert's sentence."""
+    parameters: dict[str, float] = {}
+    """Of the action: `requests_per_minute` for throttle, `decimals` for coarsen."""
+    sequence: Annotated[int, Meta(ge=0)] = 0
+    """Rises with every command of a signer and partition; the enforcer refuses a lower one for the same key."""
+    signing_key_id: str = ""
+    signature: str = ""
+    """Ed25519 over the canonical bytes of everything else (`sinks.signing`), base64."""
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the policy made of an alert, in any mode; stands on the audit topic. Only `command` acts."""
+
+    schema: Literal[1] = 1
+    decision_id: HexId
+    alert_id: HexId
+    time_ms: TimeMs
+    key: KeyReference
+    model: Name
+    rule: Name
+    policy_version: Name
+    mode: Mode
+    action: Action
+    withheld: str | None = None
+    """Why no command left: the mode, an allowlist, an equal command still in force. None if one left."""
+    command: Command | None = None
+
+
+class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A serving layer says what became of a command."""
+
+    schema: Literal[1] = 1
+    command_id: HexId
+    enforcer: Name
+    time_ms: TimeMs
+    outcome: Literal["enforced", "refused", "expired", "lifted"]
+    reason: str | None = None
+
+
+class Feedback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A person's word on a key: honest or guilty. Moves calibration and is remembered."""
+
+    schema: Literal[1] = 1
+    key: KeyReference
+    model: Name | None = None
+    verdict: Literal["honest", "guilty"]
+    author: Name
+    reason: str
+    time_ms: TimeMs
+    alert_id: HexId | None = None

@@ -1,0 +1,1 @@
+"""One contract over an in-process bus and Kafka."""
