@@ -86,7 +86,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     parameters: dict[str, float] = {}
     """Of the action: `requests_per_minute` for throttle, `decimals` for coarsen."""
     sequence: Annotated[int, Meta(ge=0)] = 0
-    """Rises with every command of a signer and partition; the enforcer refuses a lower one for the same key."""
+    """Rises with every command of a signer and partition; the enforcer refuses a lower one for a key."""
     signing_key_id: str = ""
     signature: str = ""
     """Ed25519 over the canonical bytes of everything else (`sinks.signing`), base64."""
