@@ -195,4 +195,5 @@ def concatenate(batches: Sequence[EventBatch]) -> EventBatch:
     names = (first.topic, first.models, first.tenants, first.plans)
     if any((b.topic, b.models, b.tenants, b.plans) != names for b in batches):
         raise ValueError("batches with different topics or names cannot be joined")
-    return replace(first, **{c: np.concatenate([getattr(b, c) for b in batches]) for c in COLUMNS})
+    joined: dict[str, Any] = {c: np.concatenate([getattr(b, c) for b in batches]) for c in COLUMNS}
+    return replace(first, **joined)

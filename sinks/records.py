@@ -12,9 +12,6 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-EVENT_SCHEMA = 1
-COMMAND_SCHEMA = 1
-
 KeyReference = Annotated[
     str,
     Meta(
@@ -42,7 +39,7 @@ class ServingEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Names with dots are OpenTelemetry's `gen_ai.*` attributes where one exists.
     """
 
-    schema: Literal[1] = EVENT_SCHEMA
+    schema: Literal[1] = 1
     time_ms: TimeMs
     key: KeyReference
     model: Name = msgspec.field(name="gen_ai.request.model")
@@ -69,7 +66,7 @@ class ServingEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A signed mitigation with an expiry. It exists only in mode enforce (or canary, for a key in it)."""
 
-    schema: Literal[1] = COMMAND_SCHEMA
+    schema: Literal[1] = 1
     command_id: HexId
     action: Action
     key: KeyReference
