@@ -12,7 +12,7 @@ import base64
 import json
 import re
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from detectors.batch import SKETCH_SIZE, EventBatch, build_batch, format_key_reference
+from sinks.errors import ModelwardenError
 from sinks.records import ServingEvent
 
 if TYPE_CHECKING:
@@ -55,11 +56,13 @@ _BASE_NAME = re.compile(r"(?P<victim>[^_].*?)__(?P<name>.+)__s(?P<seed>\d+)")
 _DERIVED_NAME = re.compile(r"derived__(?P<victim>.+?)__(?P<name>.+)")
 _COVER_NAME = re.compile(r".+__benign__s6\d\d")
 
+_NAMES = "<victim>__<name>__s<seed>.npz or derived__<victim>__<name>.npz"
+
 Columns = dict[str, "NDArray[Any]"]
 
 
-class TraceError(Exception):
-    """A trace folder or file cannot be read. The message says which, why and what to do."""
+class TraceError(ModelwardenError):
+    """A trace folder or file cannot be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +124,12 @@ class KeyTrace:
     def key_reference(self) -> str:
         """The key's reference as text, rotation epoch 0."""
         return format_key_reference(0, *self.key)
+
+    def take(self, rows: slice) -> KeyTrace:
+        """Return the same key with only some of its queries."""
+        columns = {name: getattr(self, name)[rows] for name in (*_STORED, "time_ms", "is_attack")}
+        parameters = {name: values[rows] for name, values in self.parameters.items()}
+        return replace(self, **columns, parameters=parameters)
 
     def batch(
         self,
@@ -200,12 +209,12 @@ def trace_files(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise TraceError(f"{folder}: no such folder; give the folder that holds the trace files (*__*.npz)")
+        raise TraceError(
+            str(folder), "no such folder", "Give the folder that holds the trace files (*__*.npz)"
+        )
     paths = sorted(path for path in folder.glob("*.npz") if _parse_name(path.stem))
     if not paths:
-        raise TraceError(
-            f"{folder}: no trace files; expected <victim>__<name>__s<seed>.npz or derived__*.npz"
-        )
+        raise TraceError(str(folder), "no trace files in this folder", f"Give one that holds {_NAMES}")
     return paths
 
 
@@ -220,19 +229,15 @@ def read_trace(path: str | Path) -> list[KeyTrace]:
     path = Path(path)
     match = _parse_name(path.stem)
     if match is None:
-        raise TraceError(
-            f"{path}: not the name of a trace; expected <victim>__<name>__s<seed>.npz "
-            "or derived__<victim>__<name>.npz"
-        )
+        raise TraceError(str(path), "not the name of a trace file", f"Give one named {_NAMES}")
     file = _load(path)
     try:
         meta = json.loads(str(file["meta"]))
         columns = _columns(path, file)
         return _split_keys(path, match["victim"], match["name"], meta, file, columns)
     except (KeyError, IndexError, ValueError) as error:
-        raise TraceError(
-            f"{path}: not a trace file ({type(error).__name__}: {error}); streams/traces.py names the columns"
-        ) from error
+        why = f"not a trace file ({type(error).__name__}: {error})"
+        raise TraceError(str(path), why, "Compare its columns with those in streams/traces.py") from error
 
 
 def _parse_name(stem: str) -> re.Match[str] | None:
@@ -245,11 +250,9 @@ def _load(path: Path) -> Columns:
         with np.load(path, allow_pickle=False) as stored:
             return dict(stored)
     except FileNotFoundError as error:
-        raise TraceError(f"{path}: no such file") from error
+        raise TraceError(str(path), "no such file", "Copy it beside the files that point to it") from error
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise TraceError(
-            f"{path}: not a readable npz file ({error}); copy it again from its source"
-        ) from error
+        raise TraceError(str(path), f"not a readable npz file ({error})", "Copy it again") from error
 
 
 def _columns(path: Path, file: Columns) -> Columns:
