@@ -79,6 +79,7 @@ class LocalKafka:
         self.run_dir = run_dir.resolve()
         self._port = port
         self._tell = tell
+        self._child: subprocess.Popen[bytes] | None = None
 
     @property
     def log_file(self) -> Path:
@@ -120,6 +121,8 @@ class LocalKafka:
         if not _wait(lambda: not _is_alive(node), STOP_TIMEOUT_S):
             os.kill(node.pid, signal.SIGKILL)
             _wait(lambda: not _is_alive(node), STOP_TIMEOUT_S)
+        if self._child is not None:
+            self._child.wait()
         self._pid_file.unlink(missing_ok=True)
         return True
 
@@ -166,7 +169,7 @@ class LocalKafka:
         options = [f"-Xmx{HEAP}", f"-Xms{HEAP}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
         command = [java, *options, "-cp", f"{jars}/*", "kafka.Kafka", str(config)]
         with self.log_file.open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 - our own arguments, no shell
+            process = self._child = subprocess.Popen(  # noqa: S603 - our own arguments, no shell
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
         node = _Node(pid=process.pid, start_ticks=_start_ticks(process.pid) or 0, broker_port=port)
