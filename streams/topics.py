@@ -52,7 +52,12 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(name="policy", keyed=False, compacted=True),
     TopicSpec(name="reference", keyed=False, compacted=True),
     TopicSpec(name="profiles", keyed=True),
-    TopicSpec(name="state", keyed=True, compacted=True, config={"segment.bytes": "67108864"}),
+    TopicSpec(
+        name="state",
+        keyed=True,
+        compacted=True,
+        config={"segment.bytes": "67108864", "min.cleanable.dirty.ratio": "0.1"},
+    ),
     TopicSpec(name="audit", keyed=True, config={"retention.ms": "-1"}),
     TopicSpec(name="dead-letter", keyed=True),
 )
@@ -125,9 +130,10 @@ def _compare(spec: TopicSpec, name: str, wanted: int, size: int | None, policy: 
     if size is None:
         wrong = "missing: run `modelwarden topics create`"
     elif size != wanted:
+        count = f" --partitions {wanted}" if spec.keyed else ""
         wrong = (
             f"has {size} partitions, needs {wanted}: stop the workers, delete the topic "
-            f"(its records are lost) and run `modelwarden topics create{f' --partitions {wanted}' if spec.keyed else ''}`"
+            f"(its records are lost) and run `modelwarden topics create{count}`"
         )
     elif policy != _policy(spec):
         wrong = (
