@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from detectors.batch import SKETCH_SIZE, EventBatch, build_batch, format_key_reference
+from detectors.batch import SKETCH_SIZE, EventBatch, build_batch, concatenate, format_key_reference
 from sinks.errors import ModelwardenError
 from sinks.records import ServingEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -186,6 +186,23 @@ class KeyTrace:
                 embedding_sketch=embeddings[row],
                 **{name: values[row] for name, values in columns.items()},
             )
+
+
+def arrival_order(traces: Sequence[KeyTrace]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Interleave keys by time: return, per event, the index of its trace and the row within that trace."""
+    lengths = [len(trace) for trace in traces]
+    owner = np.repeat(np.arange(len(traces)), lengths)
+    row = np.concatenate([np.arange(length) for length in lengths])
+    order = np.argsort(np.concatenate([trace.time_ms for trace in traces]), kind="stable")
+    return owner[order], row[order]
+
+
+def interleave(traces: Sequence[KeyTrace], *, topic: str = "events") -> EventBatch:
+    """Join keys of any models into one batch in the order of `arrival_order`; offsets count from 0."""
+    models = tuple(sorted({trace.victim for trace in traces}))
+    joined = concatenate([trace.batch(topic=topic, models=models) for trace in traces])
+    order = np.argsort(joined.time_ms, kind="stable")
+    return replace(joined.take(order), offset=np.arange(len(order), dtype=np.int64))
 
 
 def read_folder(folder: str | Path) -> list[KeyTrace]:

@@ -1,0 +1,129 @@
+"""The scoreboard of an evaluation, for people: benign share by persona, then attacks by budget."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from streams.report import BUDGETS, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import Console
+
+    from streams.report import BenignShare, FileOutcome, Report
+
+NEVER = Text("never", "red")
+HOUR_MS = 3_600_000
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the whole report."""
+    for victim in sorted({share.victim for share in report.benign}):
+        console.print(_benign(victim, [share for share in report.benign if share.victim == victim], report))
+    if report.mode == "live":
+        console.print(_days(report))
+        console.print(_live(report))
+    else:
+        console.print(_attacks(report))
+        console.print(
+            "Queries to the first alarm; in brackets the attack queries among them. Several keys: keys "
+            "alarmed of all, median query of those; after 'linked', queries in all to a campaign alarm.",
+            style="dim",
+        )
+
+
+def _table(title: str, *columns: str, left: int = 1) -> Table:
+    """Make a table whose first `left` columns are text and the others numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", no_wrap=True)
+    return table
+
+
+def _benign(victim: str, shares: Sequence[BenignShare], report: Report) -> Table:
+    note = next((note for note in report.references if note.victim == victim), None)
+    basis = f"calibrated on {note.keys} others" if note else "nothing calibrated before"
+    table = _table(f"Benign keys of {victim} alarmed ({basis})", "persona", "keys", *BUDGETS)
+    by_persona: dict[str | None, dict[str, BenignShare]] = defaultdict(dict)
+    for share in shares:
+        by_persona[share.persona][share.budget] = share
+    for persona, row in by_persona.items():
+        cells = [_share(row[budget]) for budget in BUDGETS]
+        style = "bold" if persona is None else ""
+        table.add_row(persona or "all", str(row["1 %"].keys), *cells, style=style)
+    return table
+
+
+def _share(share: BenignShare) -> Text:
+    if not share.alarmed:
+        return Text("0", "green")
+    return Text(f"{share.alarmed} ({100 * share.share:.1f} %)", "yellow")
+
+
+def _attacks(report: Report) -> Table:
+    table = _table("Attacks", "victim", "attack", "keys", "queries", *BUDGETS, "families at 1 %", left=2)
+    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
+    outcomes: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    for outcome in report.traces:
+        outcomes[outcome.source, outcome.budget].append(outcome)
+    for source, files in _grouped(report.files):
+        keys = outcomes[source, "1 %"]
+        name = files["1 %"].attack or source.removeprefix(f"derived__{files['1 %'].victim}__") + " (control)"
+        cells = [_found(files[budget], outcomes[source, budget]) for budget in BUDGETS]
+        families = ", ".join(files["1 %"].families).replace("_", " ")
+        table.add_row(
+            files["1 %"].victim, name, str(len(keys)), str(sum(k.queries for k in keys)), *cells, families
+        )
+    return table
+
+
+def _grouped(files: Sequence[FileOutcome]) -> Iterator[tuple[str, dict[str, FileOutcome]]]:
+    grouped: dict[str, dict[str, FileOutcome]] = defaultdict(dict)
+    for file in sorted(files, key=lambda file: (file.victim, file.kind, file.source)):
+        grouped[file.source][file.budget] = file
+    yield from grouped.items()
+
+
+def _found(file: FileOutcome, keys: Sequence[Outcome]) -> Text:
+    """Write where a file's alarms stand: a query, or keys alarmed of all and their median."""
+    linked = file.first_linked_alarm_query_in_all
+    tail = "" if linked is None else f" linked {linked}"
+    if file.median_alarm_query is None:
+        return (NEVER.copy() if file.kind != "cover" else Text("none", "green")).append(tail)
+    if file.keys == 1:
+        query, attack_query = keys[0].first_alarm_query, keys[0].first_alarm_attack_query
+        return Text(f"{query} ({attack_query})" if file.kind == "mix" else f"{query}").append(tail)
+    return Text(f"{file.keys_alarmed}/{file.keys}, {file.median_alarm_query:.0f}").append(tail)
+
+
+def _days(report: Report) -> Table:
+    days = sorted({count.day for count in report.days})
+    table = _table(
+        "Benign keys first alarmed, by day from a cold start", "budget", *(f"day {day}" for day in days)
+    )
+    for budget in BUDGETS:
+        table.add_row(budget, *(str(c.benign_keys_alarmed) for c in report.days if c.budget == budget))
+    return table
+
+
+def _live(report: Report) -> Table:
+    table = _table("Attacks, among all customers", "victim", "attack", "key", "queries", *BUDGETS, left=2)
+    rows: dict[tuple[str, str, int], list[Outcome]] = defaultdict(list)
+    for outcome in report.traces:
+        if outcome.kind != "benign":
+            rows[outcome.victim, str(outcome.attack), outcome.number].append(outcome)
+    for (victim, attack, number), outcomes in sorted(rows.items()):
+        table.add_row(victim, attack, str(number), str(outcomes[0].queries), *map(_delay, outcomes))
+    return table
+
+
+def _delay(outcome: Outcome) -> Text:
+    if outcome.first_alarm_query is None or outcome.delay_ms is None:
+        return NEVER.copy()
+    return Text(f"{outcome.first_alarm_query} after {outcome.delay_ms / HOUR_MS:.2f} h")
