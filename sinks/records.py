@@ -12,22 +12,28 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+_END = r"$(?!\n)"
+"""End of text in every dialect; a bare `$` lets a last line feed through in Python's."""
+_EPOCH = "0|[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+"""0 to 65535, without leading zeros."""
+
 KeyReference = Annotated[
     str,
     Meta(
-        pattern=r"^k(0|[1-9][0-9]{0,4})-[0-9a-f]{32}$",
+        pattern=rf"^k({_EPOCH})-[0-9a-f]{{32}}{_END}",
         description="HMAC of the API key; see sinks.serving.keyref",
     ),
 ]
 Sketch = Annotated[
     str,
-    Meta(pattern=r"^[A-Za-z0-9+/]{85}[AEIMQUYcgkosw048]=$", description="32 little-endian float16, base64"),
+    Meta(pattern=rf"^[A-Za-z0-9+/]{{85}}[AQgw]=={_END}", description="32 little-endian float16, base64"),
 ]
-Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+NAME_FORM = rf"^[^\x00-\x1f\x7f]{{1,128}}{_END}"
+Name = Annotated[str, Meta(pattern=NAME_FORM)]
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 TimeMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999, description="milliseconds since 1970")]
-HexId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+HexId = Annotated[str, Meta(pattern=rf"^[0-9a-f]{{32}}{_END}")]
 
 Action = Literal["watch", "throttle", "coarsen", "watermark", "challenge", "suspend", "revoke", "restore"]
 Mode = Literal["observe", "canary", "enforce"]
@@ -129,3 +135,41 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reason: str
     time_ms: TimeMs
     alert_id: HexId | None = None
+
+
+Reason = Literal[
+    "empty",
+    "too_large",
+    "not_json",
+    "unknown_schema",
+    "unknown_field",
+    "missing_field",
+    "wrong_value",
+    "key_reference",
+    "sketch",
+    "not_finite",
+    "time_ahead",
+    "time_absurd",
+]
+"""Why a message was refused; a metric's label, so the list is short and closed."""
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A message that could not be decoded: where it stands and why, never what it held.
+
+    It may be a raw key or a raw input sent by mistake; the source topic still holds it, under that topic's
+    own access rules and retention, and `sha256` proves that what is found there is what was refused.
+    """
+
+    schema: Literal[1] = 1
+    reason: Reason
+    detail: str
+    """Path to the field and the form expected there."""
+    topic: Name
+    partition: Count
+    offset: Annotated[int, Meta(ge=0)]
+    time_ms: TimeMs
+    """Time the message was given to the topic; 0 if unknown."""
+    size_bytes: Count
+    sha256: Annotated[str, Meta(pattern=rf"^[0-9a-f]{{64}}{_END}")]
+    """Of the message's value."""

@@ -1,0 +1,38 @@
+"""Key references: what stands for an API key everywhere outside the provider's own process."""
+
+from __future__ import annotations
+
+import hmac
+
+MIN_SECRET_BYTES = 32
+MAX_EPOCH = 0xFFFF
+
+
+def key_reference(api_key: str | bytes, secret: bytes, epoch: int = 0) -> str:
+    """Stand for an API key: `k<epoch>-<32 hex digits>`, HMAC-SHA256 cut to 128 bits.
+
+    The epoch is part of what is hashed, so references of two epochs cannot be linked without the secret.
+
+    Parameters
+    ----------
+    api_key : str or bytes
+        The raw key; text is taken as UTF-8. It is not kept.
+    secret : bytes
+        The deployment's secret, at least 32 bytes; the same in every serving process.
+    epoch : int
+        Rotation epoch, 0 to 65535; raise it when the secret changes.
+
+    Raises
+    ------
+    ValueError
+        If the key is empty, the secret short or the epoch out of range. No message repeats either.
+    """
+    if len(secret) < MIN_SECRET_BYTES:
+        raise ValueError(f"the key secret must have at least {MIN_SECRET_BYTES} bytes, not {len(secret)}")
+    if not 0 <= epoch <= MAX_EPOCH:
+        raise ValueError(f"the epoch must lie in 0 to {MAX_EPOCH}, not {epoch}")
+    raw = api_key.encode() if isinstance(api_key, str) else api_key
+    if not raw:
+        raise ValueError("the API key is empty")
+    digest = hmac.digest(secret, b"mw-key-%d:" % epoch + raw, "sha256")
+    return f"k{epoch}-{digest[:16].hex()}"
