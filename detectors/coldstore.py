@@ -79,7 +79,9 @@ class ColdStore:
     def dump(self) -> dict[str, Array]:
         """Return the state as arrays of plain dtypes: the table's, and `rows`, uint8 (n, itemsize)."""
         rows = np.ascontiguousarray(self._rows[: len(self)])
-        return self._table.dump() | {"rows": rows.view(np.uint8).reshape(len(self), -1).copy()}
+        return self._table.dump() | {
+            "rows": rows.view(np.uint8).reshape(len(self), rows.dtype.itemsize).copy()
+        }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """Replace the state by a dump.

@@ -347,20 +347,17 @@ def _allocate(
 
 
 @njit(cache=True, nogil=True)
-def _victim(seen: Array, batch: int, draw: int) -> int:
+def _victim(seen: Array, batch: int, draw: int) -> Any:
     """Choose the slot to evict: the oldest of a sample, by event time; among equals the first drawn."""
     capacity = len(seen)
-    best = -1
+    best = np.int64(-1)
     for i in range(min(_SAMPLE, capacity)):
-        slot = (
-            i
-            if capacity <= _SAMPLE
-            else np.int64(_mix(np.uint64(draw * _SAMPLE + i + 1)) % np.uint64(capacity))
-        )
+        drawn = np.int64(_mix(np.uint64(draw * _SAMPLE + i + 1)) % np.uint64(capacity))
+        slot = drawn if capacity > _SAMPLE else np.int64(i)
         if seen[slot, 1] != batch and (best < 0 or seen[slot, 0] < seen[best, 0]):
             best = slot
     # All of the sample is in this batch: any other slot will do, and there is one (`_check_room`).
-    slot = draw % capacity
+    slot = np.int64(draw % capacity)
     while best < 0:
         if seen[slot, 1] != batch:
             best = slot
