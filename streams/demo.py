@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 ATTACK_WORDS = {
     "uniform": "uniform noise",
-    "knockoff_rand_kmnist": "Knockoff Nets with foreign letters",
+    "knockoff_rand_kmnist": "Knockoff Nets, foreign letters",
     "jbda": "Jacobian augmentation (JbDA)",
-    "trnd_ifgsm": "targeted steps from seeds (T-RND)",
+    "trnd_ifgsm": "targeted steps (T-RND)",
     "tramer_ls": "line search on the boundary",
-    "square": "Square attack (decision probing)",
+    "square": "Square attack, probing",
     "tramer_online": "random points, online learner",
 }
 HARMFUL = frozenset({"throttle", "coarsen", "challenge", "suspend", "revoke"})

@@ -29,14 +29,14 @@ LEVEL_MARK = {"notice": "●", "warning": "▲", "critical": "■"}
 FEED_LINES = 26
 """Lines of alerts and commands at most; fewer on a low screen."""
 FRAME_LINES = 7
-NAME_WIDTH = 34
+NAME_WIDTH = 30
 REFRESH_PER_S = 10
 PLAIN_EVERY_EVENTS = 5_000
 
 
 def clock_time(time_ms: int) -> str:
     """Write a traffic time as weekday and time of day, UTC."""
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%a %H:%M:%S")
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%a %H:%M")
 
 
 class LiveView:
@@ -151,9 +151,9 @@ def alert_line(alert: Alert, customer: Customer) -> Text:
     families = ", ".join(alert.families).replace("_", " ")
     return Text.assemble(
         (f"{clock_time(alert.time_ms)} ", "dim"),
-        (f"{LEVEL_MARK[alert.level]} {alert.level:<9} ", LEVEL_STYLE[alert.level]),
+        (f"{LEVEL_MARK[alert.level]} {alert.level:<8} ", LEVEL_STYLE[alert.level]),
         (f"{_short(alert.key)} ", "cyan"),
-        f"query {alert.query_count:<6,}{customer.words:<{NAME_WIDTH}}",
+        f"{customer.words:<{NAME_WIDTH}} query {alert.query_count:<5,}",
         (f" {families}", "dim"),
         no_wrap=True,
         overflow="ellipsis",
@@ -164,10 +164,10 @@ def command_line(command: Command, customer: Customer) -> Text:
     """Write an obeyed command on one line."""
     return Text.assemble(
         (f"{clock_time(command.issued_ms)} ", "dim"),
-        (f"✔ {command.action:<9} ", "bold green"),
+        (f"✔ {command.action:<8} ", "bold green"),
         (f"{_short(command.key)} ", "cyan"),
-        f"after {customer.answered:<6,}{customer.words:<{NAME_WIDTH}}",
-        (f" until {clock_time(command.expires_ms)}", "dim"),
+        f"{customer.words:<{NAME_WIDTH}} after {customer.answered:<5,}",
+        (f" signed, until {clock_time(command.expires_ms)}", "dim"),
         no_wrap=True,
         overflow="ellipsis",
     )
@@ -233,4 +233,4 @@ def _harmed(count: int) -> tuple[str, str]:
 
 
 def _short(reference: str) -> str:
-    return reference[:9] + "…"
+    return reference[:9]
