@@ -14,8 +14,8 @@ import msgspec
 ALERT_SCHEMA = 1
 
 Level = Literal["notice", "warning", "critical"]
-"""How sure: `notice` and `warning` are the key-level false-alarm budgets of 1 % and 0.1 % of benign keys
-alarmed in their lifetime; `critical` is beyond every benign key known, with two families that agree."""
+"""How sure: false-alarm budgets of 1 %, 0.1 % and 0.001 % of benign keys that get this far in their lifetime.
+Where fewer benign keys are known than a budget speaks of, it is read in a fitted tail: `extrapolated`."""
 
 LEVELS: tuple[Level, ...] = ("notice", "warning", "critical")
 

@@ -7,30 +7,39 @@ has no opinion on scores NaN.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
-    from numpy.typing import NDArray
 
     from detectors.alert import Family
     from detectors.batch import EventBatch
+    from detectors.reference import EventReference
 
-Slabs = dict[str, "NDArray[np.generic]"]
+Array = NDArray[Any]
+"""An array whose dtype and shape the docstring says; kernels use it."""
+
+Slabs = dict[str, NDArray[Any]]
 """Per-key state as arrays, first axis the slot; zero means fresh."""
+
+Fields = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Per-key state of a signal: field name to (dtype, shape without the slot axis). All zero for a fresh key."""
 
 
 class Signal(Protocol):
     """One detector: per-key state in slabs, scores per event."""
 
-    name: str
-    family: Family
-    scores: tuple[str, ...]
+    name: ClassVar[str]
+    family: ClassVar[Family]
+    scores: ClassVar[tuple[str, ...]]
     """Names of the columns that `score` returns; a higher score is stranger."""
-    fields: Mapping[str, tuple[str, tuple[int, ...]]]
-    """Per-key state: field name to (dtype, shape without the slot axis). All zero for a fresh key."""
+    fields: ClassVar[Fields]
+
+    def __init__(self, reference: EventReference) -> None:
+        """Compare with this reference."""
 
     def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
         """Score each row, in order, and update its key's state: float32 (n, len(scores)), NaN for no opinion.

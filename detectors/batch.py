@@ -124,7 +124,7 @@ _DEFAULTS: dict[str, tuple[Any, Any]] = {
 }
 
 
-def build_batch(  # noqa: PLR0913 - the columns every event has; the rest have defaults
+def build_batch(
     *,
     key: NDArray[np.uint64],
     time_ms: NDArray[np.int64],

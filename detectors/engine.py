@@ -1,22 +1,55 @@
 """The engine: batches of events in, alerts out; all per-key state lives here.
 
 One engine per source partition. Pure: the same batches in the same order give the same alerts and the same
-`dump`, however they are cut into batches. Not thread-safe.
+`dump`, however they are cut into batches (as long as no key is evicted). Not thread-safe.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from math import exp
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+import numpy as np
+from numba import njit
+
+from detectors.alert import LEVELS
+from detectors.arrays import ArrayFormatError, named, pack_arrays, unpack_arrays
+from detectors.batch import format_key_reference, parse_key_reference
+from detectors.coldstore import ColdStore
+from detectors.explain import make_alert
+from detectors.keytable import NO_SLOT, KeyTable, pack_entities, unpack_entity
+from detectors.learner import Learner
+from detectors.slabs import clear_slots, grow_slabs, make_slabs
+from detectors.statistics import STATISTICS
+from detectors.watch import WATCH_FIELDS, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
 
     from detectors.alert import Alert
+    from detectors.base import Array, Fields
     from detectors.batch import EventBatch
+    from detectors.keytable import Lookup
+    from detectors.reference import ModelReference
 
 STATE_VERSION = 1
+
+_HEADER: Fields = {
+    "count": ("u4", ()),
+    "first_ms": ("i8", ()),
+    "first_offset": ("i8", ()),
+}
+FIELDS: Fields = {**_HEADER, **WATCH_FIELDS}
+"""Everything kept of a hot key."""
+
+_COLD_NAMES = ("count", "first_ms", "first_offset", "level", "surprise_peak", "z_peak", "mean", "mass")
+_COLD_ROW = np.dtype([(name, *FIELDS[name]) for name in _COLD_NAMES])
+"""What stays of a key that lost its slot: levels and running means, so that slow-and-low survives."""
+
+_CHUNK_ROWS = 8192
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,6 +57,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     hot_keys: int = 100_000
     """Keys kept in full per engine; the least recently seen are evicted to a cold summary."""
+    cold_keys: int = 1_000_000
+    """Cold summaries kept per engine."""
 
 
 class KeySummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +71,6 @@ class KeySummary(msgspec.Struct, frozen=True, kw_only=True):
     last_time_ms: int
     level: str | None
     key_p_value: float
-    families: dict[str, float]
     features: dict[str, float]
 
 
@@ -45,31 +79,227 @@ class StateError(Exception):
 
 
 class Engine:
-    """Per-key detection over one stream of batches."""
+    """Per-key detection over one stream of batches.
 
-    def __init__(self, settings: EngineSettings, references: dict[str, Any]) -> None:
-        """Start empty. `references` by model name; a model without one learns from its own traffic."""
+    Parameters
+    ----------
+    settings
+        Bounds.
+    references
+        References by model name; a model without one learns from its own traffic.
+    """
+
+    def __init__(self, settings: EngineSettings, references: Mapping[str, ModelReference]) -> None:
+        self._settings = settings
+        self._references = dict(references)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._models: list[str] = []
+        self._watches: list[Watch | Learner] = []
+        self._table = KeyTable(self._settings.hot_keys)
+        self._cold = ColdStore(self._settings.cold_keys, _COLD_ROW)
+        self._slabs = make_slabs(FIELDS)
+        self._forgiven: set[tuple[str, str | None]] = set()
+
+    @property
+    def key_count(self) -> int:
+        """Keys that hold a slot now, each model's counted."""
+        return len(self._table)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the slabs now."""
+        return sum(slab.nbytes for slab in self._slabs.values())
 
     def process(self, batch: EventBatch) -> list[Alert]:
         """Score the batch, update every key in it, return new alerts in order of their events."""
-        raise NotImplementedError
+        rows = min(_CHUNK_ROWS, self._settings.hot_keys)
+        alerts: list[Alert] = []
+        for start in range(0, len(batch), rows):
+            alerts += self._process(batch.take(slice(start, start + rows)))
+        return alerts
 
     def forgive(self, key: str, model: str | None) -> None:
-        """Take back a key's level and suppress the same finding (feedback: honest)."""
-        raise NotImplementedError
+        """Take back a key's level and suppress findings about it (a person said: honest); None: all models.
+
+        Raises
+        ------
+        ValueError
+            If the text is not a key reference.
+        """
+        parse_key_reference(key)
+        self._forgiven.add((key, model))
+        for slot in self._slots_of(key):
+            if model in {None, self._models[unpack_entity(self._table.entities[slot])[3]]}:
+                self._slabs["level"][slot] = 0
+
+    def condemn(self, key: str, model: str | None) -> None:
+        """Lift a suppression again (a person said: guilty)."""
+        self._forgiven.discard((key, model))
 
     def summary(self, key: str, model: str) -> KeySummary | None:
-        """Return what is known of a key, or None."""
-        raise NotImplementedError
+        """Return what is known of a hot key, or None.
+
+        Raises
+        ------
+        ValueError
+            If the text is not a key reference.
+        """
+        return next((s for s in map(self._summary, self._slots_of(key)) if s.model == model), None)
 
     def summaries(self) -> Iterator[KeySummary]:
         """Yield every hot key, most suspect first."""
-        raise NotImplementedError
+        peak = self._slabs["surprise_peak"][: len(self._table)]
+        return map(self._summary, np.argsort(-peak, kind="stable").tolist())
 
     def dump(self) -> bytes:
         """Return the whole state as bytes, self-describing and versioned."""
-        raise NotImplementedError
+        arrays = {f"slab.{name}": slab[: len(self._table)] for name, slab in self._slabs.items()}
+        arrays |= {f"table.{name}": array for name, array in self._table.dump().items()}
+        arrays |= {f"cold.{name}": array for name, array in self._cold.dump().items()}
+        learners: dict[str, dict[str, int]] = {}
+        for model, watch in zip(self._models, self._watches, strict=True):
+            if isinstance(watch, Learner):
+                learned, learners[model] = watch.dump()
+                arrays |= {f"learner.{model}.{name}": array for name, array in learned.items()}
+        meta = {"models": self._models, "learners": learners, "forgiven": sorted(self._forgiven, key=str)}
+        return pack_arrays("engine", STATE_VERSION, arrays, meta)
 
     def restore(self, blob: bytes) -> None:
-        """Replace the state by a dump. Raises StateError."""
-        raise NotImplementedError
+        """Replace the state by a dump; models with a reference are compared with the one of this engine.
+
+        Raises
+        ------
+        StateError
+            If the dump is damaged, of another version, or does not fit; the state is then empty.
+        """
+        self._clear()
+        try:
+            arrays, meta = unpack_arrays(blob, "engine", STATE_VERSION)
+            self._table.restore(named(arrays, "table"))
+            self._cold.restore(named(arrays, "cold"))
+            slabs = named(arrays, "slab")
+            grow_slabs(self._slabs, len(self._table), self._table.capacity)
+            for name, slab in self._slabs.items():
+                slab[: len(self._table)] = slabs[name]
+            for model in meta["models"]:
+                self._add_model(model)
+                watch = self._watches[-1]
+                if isinstance(watch, Learner) and model in meta["learners"]:
+                    watch.restore(named(arrays, f"learner.{model}"), meta["learners"][model])
+            self._forgiven = {(str(key), model) for key, model in meta["forgiven"]}
+        except (ArrayFormatError, ValueError, KeyError, TypeError) as error:
+            self._clear()
+            raise StateError(
+                f"the engine state cannot be restored: {error}; start from an older snapshot, or without one"
+            ) from error
+
+    def _process(self, batch: EventBatch) -> list[Alert]:
+        for model in batch.models:
+            if model not in self._models:
+                self._add_model(model)
+        ids = np.array([self._models.index(model) for model in batch.models], np.int32)
+        models = ids[batch.model]
+        found = self._table.lookup(batch.key, batch.key_epoch, models, batch.time_ms)
+        self._move(found, batch)
+        number = np.empty(len(batch), np.int64)
+        _count(found.slots, self._slabs["count"], number)
+        alerts: list[tuple[int, Alert]] = []
+        for model in np.unique(models):
+            rows = np.flatnonzero(models == model)
+            place = _Rows(int(model), rows, found.slots[rows], number[rows])
+            alerts += self._watch_model(place, batch.take(rows))
+        alerts.sort(key=lambda pair: pair[0])
+        return [alert for _, alert in alerts]
+
+    def _watch_model(self, place: _Rows, batch: EventBatch) -> list[tuple[int, Alert]]:
+        """Watch the rows of one model, in pieces that end where its learner learns something."""
+        watch = self._watches[place.model]
+        alerts = []
+        start = 0
+        while start < len(batch):
+            stop = len(batch)
+            if isinstance(watch, Learner):
+                stop = min(stop, start + watch.until_next_fit)
+            cut = slice(start, stop)
+            part, slots, number = batch.take(cut), place.slots[cut], place.number[cut]
+            for reached in watch.process(part, slots, self._slabs, number):
+                if not self._is_forgiven(part, reached.row):
+                    first = int(self._slabs["first_offset"][slots[reached.row]])
+                    alert = make_alert(reached, part, watch.current, int(number[reached.row]), first)
+                    alerts.append((int(place.rows[start + reached.row]), alert))
+            if isinstance(watch, Learner) and not watch.until_next_fit:
+                watch.fit(self._slabs, self._members(place.model))
+            start = stop
+        return alerts
+
+    def _add_model(self, model: str) -> None:
+        self._models.append(model)
+        reference = self._references.get(model)
+        self._watches.append(Learner(model) if reference is None else Watch(reference))
+
+    def _move(self, found: Lookup, batch: EventBatch) -> None:
+        """Cool the keys that lose their slots, and warm or clear those that get one."""
+        evicted = np.zeros(len(found.evicted), _COLD_ROW)
+        for name in _COLD_NAMES:
+            evicted[name] = self._slabs[name][found.evicted]
+        self._cold.put(found.evicted_entities, found.evicted_last_ms, evicted)
+        grow_slabs(self._slabs, len(self._table), self._table.capacity)
+        clear_slots(self._slabs, found.fresh)
+        self._slabs["first_ms"][found.fresh] = batch.time_ms[found.fresh_rows]
+        self._slabs["first_offset"][found.fresh] = batch.offset[found.fresh_rows]
+        summaries, known = self._cold.recall(found.fresh_entities)
+        for name in _COLD_NAMES:
+            self._slabs[name][found.fresh[known]] = summaries[name][known]
+
+    def _members(self, model: int) -> NDArray[np.int64]:
+        """Return the slots of a model's keys."""
+        return np.flatnonzero((self._table.entities[:, 2] & np.uint64(0xFFFFFFFF)) == model)
+
+    def _slots_of(self, key: str) -> list[int]:
+        epoch, high, low = parse_key_reference(key)
+        known = len(self._models)
+        entities = pack_entities(
+            np.array([[high, low]] * known, np.uint64).reshape(known, 2),
+            np.full(known, epoch, np.uint16),
+            np.arange(known, dtype=np.int32),
+        )
+        return [int(slot) for slot in self._table.find(entities) if slot != NO_SLOT]
+
+    def _is_forgiven(self, batch: EventBatch, row: int) -> bool:
+        if not self._forgiven:
+            return False
+        key = format_key_reference(batch.key_epoch[row], *batch.key[row])
+        return (key, None) in self._forgiven or (key, batch.models[batch.model[row]]) in self._forgiven
+
+    def _summary(self, slot: int) -> KeySummary:
+        high, low, epoch, model = unpack_entity(self._table.entities[slot])
+        level = int(self._slabs["level"][slot])
+        means = self._slabs["mean"][slot]
+        return KeySummary(
+            key=format_key_reference(epoch, high, low),
+            model=self._models[model],
+            query_count=int(self._slabs["count"][slot]),
+            first_time_ms=int(self._slabs["first_ms"][slot]),
+            last_time_ms=int(self._table.last_ms[slot]),
+            level=LEVELS[level - 1] if level else None,
+            key_p_value=exp(-float(self._slabs["surprise_peak"][slot])),
+            features={s.name: float(mean) for s, mean in zip(STATISTICS, means, strict=True)},
+        )
+
+
+class _Rows(NamedTuple):
+    """The rows of one model in a batch: their places in it, slots, and each key's event number."""
+
+    model: int
+    rows: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    number: NDArray[np.int64]
+
+
+@njit(cache=True, nogil=True)
+def _count(slots: Array, count: Array, number: Array) -> None:
+    for i in range(len(slots)):
+        count[slots[i]] += 1
+        number[i] = count[slots[i]]

@@ -1,0 +1,286 @@
+"""Learning a reference from benign keys: what their events look like, and how far the keys differ.
+
+Nothing here knows what an attack is. Every key counts the same at the event level (a bounded number of its
+events), so that one busy key, or one attacker among them, cannot define what is normal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from detectors.keylevel import standardise, tail
+from detectors.reference import EventReference, KeyReference, ModelReference
+from detectors.signals.out_of_distribution import class_rows, distances
+from detectors.slabs import make_slabs
+from detectors.statistics import HORIZONS, VALUE_OF
+from detectors.track import TRACK_FIELDS, Track
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from detectors.base import Slabs
+    from detectors.batch import EventBatch
+    from detectors.track import Means
+
+EVENTS_PER_KEY = 64
+"""Events that one key contributes to the event level."""
+KNOTS = 1024
+"""Quantiles kept of a benign score."""
+CLASS_EVENTS = 20
+"""Events a class needs for a centre of its own."""
+TRIM_RATIO = 0.02
+"""Share of the farthest events left out of centres and covariances (junk senders, attackers)."""
+SHRINKAGE = 1e-3
+"""Share of the mean variance added to every direction, so that flat directions do not explode."""
+TAIL_RATIO = 0.1
+"""Share of the keys, from the top, that the exponential tail is fitted to."""
+TAIL_KEYS = 8
+"""Keys that the tail is fitted to at least."""
+TAIL_KNOTS = 64
+SPREAD_FLOOR = 0.05
+"""Smallest standard deviation between keys that is believed, in the statistic's own unit."""
+EXCESS_FLOOR = 0.25
+"""Smallest mean excess of a tail that is believed, in standard units."""
+
+_NEVER = -1e6
+"""Peak of a key that was too young for a statistic."""
+
+
+class Sample(NamedTuple):
+    """The columns of benign events that the event level is learned from, m rows."""
+
+    input_sketch: NDArray[np.float32]
+    embedding_sketch: NDArray[np.float32]
+    predicted_class: NDArray[np.int32]
+    margin: NDArray[np.float32]
+
+
+class Spread(NamedTuple):
+    """Random-effects model of every statistic: float32 (S,) each."""
+
+    mean: NDArray[np.float32]
+    within: NDArray[np.float32]
+    between: NDArray[np.float32]
+    median: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+
+class Tails(NamedTuple):
+    """Lifetime tails: knots and surprises (rows, K), slopes (rows,)."""
+
+    knots: NDArray[np.float32]
+    surprise: NDArray[np.float32]
+    slope: NDArray[np.float32]
+
+
+def fit_reference(model: str, batches: Sequence[EventBatch]) -> ModelReference:
+    """Learn both levels from benign keys, one batch a key.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two keys, or no event with a sketch.
+    """
+    if len(batches) < 2:
+        raise ValueError(f"model {model}: {len(batches)} keys are too few to learn from; two are the least")
+    event = fit_events(join_samples([sample_rows(b, spread_rows(len(b))) for b in batches]))
+    track = Track(event)
+    slabs = make_slabs(TRACK_FIELDS, len(batches))
+    paths = [track.advance(batch, np.full(len(batch), k), slabs) for k, batch in enumerate(batches)]
+    spread = fit_spread(slabs)
+    peaks = np.array([peak(path, spread) for path in paths])
+    return ModelReference(model, event, make_key_reference(spread, fit_tails(peaks), len(batches)))
+
+
+def sample_rows(batch: EventBatch, rows: NDArray[np.int64]) -> Sample:
+    """Take the columns that the event level needs, of some rows."""
+    return Sample(*(getattr(batch, name)[rows] for name in Sample._fields))
+
+
+def join_samples(samples: Sequence[Sample]) -> Sample:
+    """Join samples in order."""
+    return Sample(*(np.concatenate(column) for column in zip(*samples, strict=True)))
+
+
+def last_rows(sample: Sample, count: int) -> Sample:
+    """Return the last rows of a sample."""
+    return Sample(
+        sample.input_sketch[-count:],
+        sample.embedding_sketch[-count:],
+        sample.predicted_class[-count:],
+        sample.margin[-count:],
+    )
+
+
+def spread_rows(count: int) -> NDArray[np.int64]:
+    """Choose at most `EVENTS_PER_KEY` of a key's rows, evenly over its life."""
+    return np.linspace(0, count - 1, min(count, EVENTS_PER_KEY)).astype(np.int64)
+
+
+def fit_events(sample: Sample, trim_ratio: float = TRIM_RATIO) -> EventReference:
+    """Learn where benign events lie.
+
+    Raises
+    ------
+    ValueError
+        If no event has a sketch.
+    """
+    inputs, embeddings = sample.input_sketch, sample.embedding_sketch
+    if not np.isfinite(inputs).any() and not np.isfinite(embeddings).any():
+        raise ValueError("no event carries a sketch; there is nothing to learn a distance from")
+    found, counts = np.unique(sample.predicted_class, return_counts=True)
+    classes = found[counts >= CLASS_EVENTS].astype(np.int64)
+    row = class_rows(sample.predicted_class, classes)
+    centres = [_centres(sketch, row, len(classes), trim_ratio) for sketch in (inputs, embeddings)]
+    overall = _centres(inputs, np.zeros_like(row), 0, trim_ratio)
+    blank = np.zeros(1, np.float32)
+    draft = EventReference(
+        classes=classes,
+        input_centres=centres[0][0],
+        embedding_centres=centres[1][0],
+        input_whitening=centres[0][1],
+        embedding_whitening=centres[1][1],
+        overall_whitening=overall[1],
+        pair_distance=_pair_distance(inputs),
+        distance_table=blank,
+        embedding_table=blank,
+        overall_table=blank,
+        hardness_table=_table(1 - sample.margin),
+    )
+    tables = [_table(column) for column in distances(draft, inputs, embeddings, sample.predicted_class)]
+    return replace(draft, distance_table=tables[0], embedding_table=tables[1], overall_table=tables[2])
+
+
+def fit_spread(slabs: Slabs, contamination_ratio: float = 0.0) -> Spread:
+    """Learn the random-effects model from the keys' lifetime moments (slabs of `detectors.track`).
+
+    The variance between keys is the method of moments of DerSimonian and Laird (Controlled Clinical Trials,
+    1986) with equal weights: the variance of the keys' means less what events alone would give. The means
+    are clipped to their quantiles at `contamination_ratio` from either end first.
+    """
+    mass = slabs["value_mass"].astype(float)
+    seen = mass > 1
+    share = np.where(seen, mass, 0)
+    within = (slabs["value_square"] * seen).sum(axis=0) / np.maximum(share.sum(axis=0), 1)
+    columns = []
+    for v in range(mass.shape[1]):
+        means = slabs["value_mean"][seen[:, v], v].astype(float)
+        if not len(means):
+            columns.append((0.0, within[v], SPREAD_FLOOR**2, 0.0, 0.0))
+            continue
+        low, high = np.quantile(means, [contamination_ratio, 1 - contamination_ratio])
+        clipped = np.clip(means, low, high)
+        noise = within[v] * np.mean(1 / mass[seen[:, v], v])
+        between = max(np.var(clipped) - noise, SPREAD_FLOOR**2)
+        columns.append((np.mean(clipped), within[v], between, np.median(clipped), np.quantile(clipped, 0.99)))
+    return Spread(*(np.array(column, np.float32)[VALUE_OF] for column in zip(*columns, strict=True)))
+
+
+def peak(path: Means, spread: Spread) -> NDArray[np.float32]:
+    """Return the largest z-value of each statistic over a key's life: float32 (S,), -inf where it has none."""
+    z = np.empty_like(path.mean)
+    standardise(path.mean, path.mass, HORIZONS, spread.mean, spread.within, spread.between, z)
+    highest: NDArray[np.float32] = z.max(axis=0)
+    return highest
+
+
+def fit_tails(peaks: NDArray[np.float32], contamination_ratio: float = 0.0) -> Tails:
+    """Learn the lifetime tails from the keys' peaks (K, S): one row a statistic, one for their largest.
+
+    With a contamination ratio the largest of them count as censored, since they may be attackers.
+    """
+    censored = int(np.ceil(contamination_ratio * len(peaks)))
+    rows = [_tail(column, censored, empirical_top=False) for column in peaks.T]
+    highest = [max(tail(key[s], *rows[s]) for s in range(len(rows))) for key in peaks]
+    rows.append(_tail(np.array(highest, np.float32), censored, empirical_top=not censored))
+    knots, surprise, slope = zip(*rows, strict=True)
+    return Tails(np.array(knots, np.float32), np.array(surprise, np.float32), np.array(slope, np.float32))
+
+
+def make_key_reference(spread: Spread, tails: Tails, key_count: int) -> KeyReference:
+    """Put the key level together."""
+    return KeyReference(
+        mean=spread.mean,
+        within_variance=spread.within,
+        between_variance=spread.between,
+        median=spread.median,
+        high=spread.high,
+        tail_knots=tails.knots,
+        tail_surprise=tails.surprise,
+        tail_slope=tails.slope,
+        key_count=np.array([key_count], np.int64),
+    )
+
+
+def _tail(
+    lifetime: NDArray[np.float32], censored: int, *, empirical_top: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
+    """Fit -ln P(lifetime maximum >= z): knots, surprises, slope beyond the last knot.
+
+    The lower nine tenths of the keys are their own quantiles. Above, an exponential tail
+    (Pickands-Balkema-de Haan with shape 0) whose mean excess is the maximum-likelihood estimate with the
+    largest `censored` keys known only to be large (Epstein and Sobel, JASA 1953), widened by its standard
+    error. With `empirical_top` it begins beyond the largest key, and between the keys stands their rank with
+    the new key counted, (j + 1) / (n + 1): the conformal p-value.
+    """
+    ordered = np.sort(np.where(np.isfinite(lifetime), lifetime, _NEVER))[::-1].astype(float)
+    count = len(ordered)
+    upper = min(max(TAIL_KEYS, int(TAIL_RATIO * count)) + censored, count - 1)
+    excess = np.minimum(ordered[:upper], ordered[min(censored, count - 1)]) - ordered[upper]
+    known = max(upper - censored, 1)
+    scale = max(float(excess.sum()) / known, EXCESS_FLOOR) * (1 + known**-0.5)
+    top = np.arange(min(upper, TAIL_KNOTS // 2)) if empirical_top else np.array([upper])
+    places = np.unique(np.concatenate([top, np.linspace(upper, count - 1, TAIL_KNOTS // 2)]).astype(int))
+    knots, first = np.unique(ordered[places][::-1], return_index=True)
+    surprise = -np.log((places[::-1][first] + 1.0) / (count + 1.0))
+    pad = TAIL_KNOTS - len(knots)
+    knots = np.concatenate([knots[0] - np.arange(pad, 0, -1.0), knots])
+    surprise = np.concatenate([np.zeros(pad), surprise])
+    return knots.astype(np.float32), surprise.astype(np.float32), 1 / scale
+
+
+def _centres(
+    sketch: NDArray[np.float32], row: NDArray[np.int64], classes: int, trim_ratio: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return class centres (classes + 1, d) and the whitening of the pooled covariance around them."""
+    size = sketch.shape[1]
+    good = np.isfinite(sketch).all(axis=1)
+    if good.sum() < 2:
+        return np.zeros((classes + 1, size), np.float32), np.eye(size, dtype=np.float32)
+    points, row = sketch[good].astype(float), row[good]
+    far = np.linalg.norm(points - np.median(points, axis=0), axis=1)
+    keep = far <= np.quantile(far, 1 - trim_ratio)
+    points, row = points[keep], row[keep]
+    centres = np.tile(points.mean(axis=0), (classes + 1, 1))
+    for c in range(classes):
+        if (row == c).sum() >= CLASS_EVENTS // 2:
+            centres[c] = points[row == c].mean(axis=0)
+    apart = points - centres[np.minimum(row, classes)]
+    covariance = apart.T @ apart / len(apart)
+    covariance += np.eye(size) * max(SHRINKAGE * np.trace(covariance) / size, 1e-12)
+    whitening = np.linalg.cholesky(np.linalg.inv(covariance))
+    return centres.astype(np.float32), whitening.astype(np.float32)
+
+
+def _pair_distance(sketch: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Median distance between rows half the sample apart: no key is compared with itself alone."""
+    points = sketch[np.isfinite(sketch).all(axis=1)].astype(float)
+    half = len(points) // 2
+    if half == 0:
+        return np.ones(1, np.float32)
+    distance = np.median(np.linalg.norm(points[:half] - points[half : 2 * half], axis=1))
+    return np.array([max(distance, 1e-6)], np.float32)
+
+
+def _table(score: NDArray[np.float32]) -> NDArray[np.float32]:
+    ordered = np.sort(score[np.isfinite(score)])
+    if len(ordered) == 0:
+        return np.zeros(1, np.float32)
+    if len(ordered) > KNOTS:
+        ordered = np.quantile(ordered, (np.arange(KNOTS) + 0.5) / KNOTS)
+    return ordered.astype(np.float32)

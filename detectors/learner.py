@@ -1,0 +1,187 @@
+"""Learning a model's reference from its own live traffic, attackers included.
+
+Stages, each ending when the model's event count has doubled often enough: collect events; then with an event
+level, follow the keys' means; then with their spread, follow the largest z-values; then watch, and learn
+again at every doubling. A share of the keys is taken to be attackers whose values say nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from detectors.arrays import named
+from detectors.calibration import (
+    Sample,
+    Spread,
+    fit_events,
+    fit_spread,
+    fit_tails,
+    join_samples,
+    last_rows,
+    make_key_reference,
+    sample_rows,
+)
+from detectors.keylevel import note_peaks, standardise
+from detectors.reference import EventReference, KeyReference, ModelReference, as_arrays
+from detectors.statistics import HORIZONS
+from detectors.track import MEAN_FIELDS, Track
+from detectors.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from detectors.base import Slabs
+    from detectors.batch import EventBatch
+    from detectors.watch import Reached
+
+FIRST_FIT_EVENTS = 1000
+"""Events of the model before anything is learned."""
+LEAST_KEYS = 20
+"""Keys without which a fit waits for the next doubling."""
+EVENTS_OF_KEY = 32
+"""A key's first events that are sampled."""
+SAMPLE_ROWS = 8192
+"""Events sampled, the latest."""
+CONTAMINATION_RATIO = 0.05
+"""Share of the keys that may be attackers."""
+TRIM_RATIO = 0.1
+"""Share of the sampled events that may be theirs."""
+EVENT_FITS_EVERY = 2
+"""The event level is learned again at every so many doublings."""
+
+
+class Learner:
+    """A model without a reference: learns one, then watches with it.
+
+    Attributes
+    ----------
+    fits : int
+        Doublings of the event count at which something was learned.
+    """
+
+    def __init__(self, model: str) -> None:
+        """Start with nothing."""
+        self.model = model
+        self.seen = 0
+        self.next_fit = FIRST_FIT_EVENTS
+        self.fits = 0
+        self.sample: Sample | None = None
+        self.event: EventReference | None = None
+        self.spread: Spread | None = None
+        self.watch: Watch | None = None
+        self._track: Track | None = None
+
+    @property
+    def until_next_fit(self) -> int:
+        """Events that may be processed before `fit` must be called."""
+        return self.next_fit - self.seen
+
+    @property
+    def current(self) -> Watch:
+        """What an alert was compared with.
+
+        Raises
+        ------
+        ValueError
+            If nothing is watched yet; no alert can have been made then.
+        """
+        if self.watch is None:
+            raise ValueError(f"model {self.model} is still learning")
+        return self.watch
+
+    def process(
+        self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs, number: NDArray[np.int64]
+    ) -> list[Reached]:
+        """Follow the rows, of which there are at most `until_next_fit`; `number` counts each key's events."""
+        self.seen += len(batch)
+        self._collect(batch, number)
+        if self.watch is not None:
+            return self.watch.process(batch, slots, slabs, number)
+        if self._track is not None:
+            means = self._track.advance(batch, slots, slabs)
+            if self.spread is not None:
+                z = np.empty_like(means.mean)
+                standardise(
+                    means.mean,
+                    means.mass,
+                    HORIZONS,
+                    self.spread.mean,
+                    self.spread.within,
+                    self.spread.between,
+                    z,
+                )
+                note_peaks(z, slots, slabs["z_peak"])
+        return []
+
+    def fit(self, slabs: Slabs, members: NDArray[np.int64]) -> None:
+        """Learn what the stage allows, from the sampled events and the slabs of the model's keys (slots)."""
+        self.next_fit *= 2
+        if len(members) < LEAST_KEYS or self.sample is None:
+            return
+        mine = {name: slabs[name][members] for name in (*MEAN_FIELDS, "z_peak")}
+        if self.spread is not None:
+            self.spread = fit_spread(mine, CONTAMINATION_RATIO)
+            tails = fit_tails(mine["z_peak"], CONTAMINATION_RATIO)
+            self._watch(make_key_reference(self.spread, tails, len(members)))
+        elif self.event is not None:
+            self.spread = fit_spread(mine, CONTAMINATION_RATIO)
+        if self.fits % EVENT_FITS_EVERY == 0:
+            self.learn_events()
+        self.fits += 1
+
+    def learn_events(self) -> None:
+        """Learn the event level from the sample, unless no event carries a sketch."""
+        sample = self.sample
+        if sample is None or not np.isfinite(sample.input_sketch).any():
+            return
+        self.event = fit_events(sample, TRIM_RATIO)
+        self._track = Track(self.event)
+        if self.watch is not None:
+            self._watch(self.watch.reference.key)
+
+    def _watch(self, key: KeyReference) -> None:
+        if self.event is not None:
+            self.watch = Watch(ModelReference(self.model, self.event, key))
+
+    def _collect(self, batch: EventBatch, number: NDArray[np.int64]) -> None:
+        rows = np.flatnonzero(number <= EVENTS_OF_KEY)
+        if not len(rows):
+            return
+        fresh = sample_rows(batch, rows)
+        joined = fresh if self.sample is None else join_samples([self.sample, fresh])
+        self.sample = last_rows(joined, SAMPLE_ROWS)
+
+    def dump(self) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
+        """Return the state as arrays and numbers."""
+        arrays: dict[str, NDArray[Any]] = {}
+        if self.sample is not None:
+            arrays |= {f"sample.{name}": column for name, column in self.sample._asdict().items()}
+        if self.event is not None:
+            arrays |= {f"event.{name}": array for name, array in as_arrays(self.event).items()}
+        if self.spread is not None:
+            arrays |= {f"spread.{name}": column for name, column in self.spread._asdict().items()}
+        if self.watch is not None:
+            arrays |= {f"key.{name}": array for name, array in as_arrays(self.watch.reference.key).items()}
+        return arrays, {"seen": self.seen, "next_fit": self.next_fit, "fits": self.fits}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]], numbers: Mapping[str, int]) -> None:
+        """Replace the state by a dump.
+
+        Raises
+        ------
+        KeyError, TypeError
+            If something is missing from it.
+        """
+        self.seen, self.next_fit, self.fits = numbers["seen"], numbers["next_fit"], numbers["fits"]
+        parts = {name: named(arrays, name) for name in ("sample", "event", "spread", "key")}
+        self.sample = Sample(**parts["sample"]) if parts["sample"] else None
+        self.spread = Spread(**parts["spread"]) if parts["spread"] else None
+        if parts["event"]:
+            self.event = EventReference(**parts["event"])
+            self._track = Track(self.event)
+        if parts["key"]:
+            self._watch(KeyReference(**parts["key"]))

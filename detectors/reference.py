@@ -1,0 +1,125 @@
+"""What benign traffic of one model looks like: the event level, and the key level above it.
+
+`EventReference` says how far single events lie from each other; `KeyReference` how far benign keys do. Both
+are learned by `detectors.calibration`, compared with by the signals and `detectors.profile`, immutable, and
+kept as bytes on the reference topic or in a file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Self
+
+from detectors.arrays import named, pack_arrays, unpack_arrays
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+REFERENCE_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EventReference:
+    """Where the events of benign keys lie. C classes; a sketch has 32 numbers.
+
+    Attributes
+    ----------
+    classes : int64 (C,)
+        Predicted classes with enough events to have a centre of their own, ascending.
+    input_centres, embedding_centres : float32 (C + 1, 32)
+        Mean sketch per class; the last row is the mean over all, for every other class.
+    input_whitening, embedding_whitening : float32 (32, 32)
+        W such that |(x - centre) W| is the Mahalanobis distance with the pooled within-class covariance.
+    overall_whitening : float32 (32, 32)
+        The same for input sketches around the overall mean with the overall covariance.
+    pair_distance : float32 (1,)
+        Median distance between the input sketches of two random events.
+    distance_table, embedding_table, overall_table, hardness_table : float32 (up to 1024,)
+        Sorted quantiles of the benign scores, for conformal p-values.
+    """
+
+    classes: NDArray[np.int64]
+    input_centres: NDArray[np.float32]
+    embedding_centres: NDArray[np.float32]
+    input_whitening: NDArray[np.float32]
+    embedding_whitening: NDArray[np.float32]
+    overall_whitening: NDArray[np.float32]
+    pair_distance: NDArray[np.float32]
+    distance_table: NDArray[np.float32]
+    embedding_table: NDArray[np.float32]
+    overall_table: NDArray[np.float32]
+    hardness_table: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReference:
+    """How benign keys differ from each other. S statistics (`detectors.statistics`), F families, K knots.
+
+    Attributes
+    ----------
+    mean, within_variance, between_variance : float32 (S,)
+        Random-effects model of each statistic: its mean over keys, the variance of one event's value within
+        a key, and the variance of a key's own mean between keys.
+    median, high : float32 (S,)
+        Median and 99th percentile over keys of the key's own mean: what explanations call expected.
+    tail_knots, tail_surprise : float32 (S + 1, K)
+        Per statistic, and last for the largest surprise over statistics: -ln of the share of benign keys
+        whose lifetime maximum exceeds a value, at ascending knots.
+    tail_slope : float32 (S + 1,)
+        Growth of that surprise per unit beyond the last knot (exponential tail); extrapolated there.
+    key_count : int64 (1,)
+        Benign keys behind it.
+    """
+
+    mean: NDArray[np.float32]
+    within_variance: NDArray[np.float32]
+    between_variance: NDArray[np.float32]
+    median: NDArray[np.float32]
+    high: NDArray[np.float32]
+    tail_knots: NDArray[np.float32]
+    tail_surprise: NDArray[np.float32]
+    tail_slope: NDArray[np.float32]
+    key_count: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReference:
+    """Both levels for one model."""
+
+    model: str
+    event: EventReference
+    key: KeyReference
+
+    @property
+    def version(self) -> str:
+        """Content hash, 16 hex digits; stands in every alert."""
+        return blake2b(self.dump(), digest_size=8).hexdigest()
+
+    def dump(self) -> bytes:
+        """Write as bytes."""
+        arrays = {f"event.{name}": array for name, array in as_arrays(self.event).items()}
+        arrays |= {f"key.{name}": array for name, array in as_arrays(self.key).items()}
+        return pack_arrays("reference", REFERENCE_VERSION, arrays, {"model": self.model})
+
+    @classmethod
+    def load(cls, blob: bytes) -> Self:
+        """Read what `dump` wrote.
+
+        Raises
+        ------
+        detectors.arrays.ArrayFormatError
+            If the bytes are damaged or of another version.
+        """
+        arrays, meta = unpack_arrays(blob, "reference", REFERENCE_VERSION)
+        return cls(
+            model=str(meta["model"]),
+            event=EventReference(**named(arrays, "event")),
+            key=KeyReference(**named(arrays, "key")),
+        )
+
+
+def as_arrays(level: EventReference | KeyReference) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a level by name."""
+    return {field.name: getattr(level, field.name) for field in fields(level)}

@@ -1,0 +1,43 @@
+"""How close an answer is to the decision boundary.
+
+A counter of queries in the margin is the watermarking detector of Quiring, Arp and Rieck ("Forgotten
+siblings", EuroS&P 2018) turned to extraction. Stateless per key; what makes it evidence is how often a key's
+own queries are hard, compared with other keys (`detectors.statistics`).
+
+Blind to: Jacobian augmentation of confident seeds, generators that maximise confidence.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from detectors.alert import Family
+    from detectors.base import Fields, Slabs
+    from detectors.batch import EventBatch
+    from detectors.reference import EventReference
+
+
+class Boundary:
+    """One minus the margin between the two likeliest classes.
+
+    Scores
+    ------
+    hardness : 0 for a sure answer, 1 on the boundary.
+    """
+
+    name: ClassVar[str] = "boundary"
+    family: ClassVar[Family] = "boundary"
+    scores: ClassVar[tuple[str, ...]] = ("hardness",)
+    fields: ClassVar[Fields] = {}
+
+    def __init__(self, reference: EventReference) -> None:
+        """Take the reference as every signal does; hardness needs none of it."""
+
+    def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:  # noqa: ARG002 - the contract; this signal keeps no state
+        """Score each row: float32 (n, 1); NaN where the event gave no margin."""
+        return (np.float32(1) - batch.margin)[:, None]

@@ -1,0 +1,143 @@
+"""Whether a query is a near copy of one of the key's earlier queries, and answered otherwise.
+
+The idea of stateful defences (Chen, Carlini, Wagner 2019; SEAT, AISec 2021; Blacklight, USENIX Security 2022)
+in bounded memory: the last 256 sketches of a key, 12 coordinates of a byte each. A sketch is a Gaussian
+projection, so any of its coordinates are one too (Johnson-Lindenstrauss): 12 give distances to 20 %.
+
+What is near is measured against the key's own step, the mean distance between successive queries. Video
+frames, test-time augmentation and blurred cameras are close to their predecessors, so they are not near by
+that measure; augmentation of a shuffled seed set is. Exact repeats (retries, pollers) are not near copies.
+
+Blind to: copies further back than 256 queries; attacks that move as far as ordinary traffic does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numba import njit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from detectors.alert import Family
+    from detectors.base import Array, Fields, Slabs
+    from detectors.batch import EventBatch
+    from detectors.reference import EventReference
+
+RING_LENGTH = 256
+RING_SIZE = 12
+QUANTA_PER_PAIR = 16.0
+"""Quantisation: one typical coordinate difference between two random queries is 16 steps of a byte."""
+NEAR_RATIO = 0.3
+"""Near: closer than this share of the key's own step. Measured on benign keys: clean image keys reach 0.45
+at the median, Jacobian augmentation 0.2 (`modelwarden evaluate`)."""
+NEAR_LAG = 8
+"""A copy of one of the last 8 queries is a run (frames, retries, what-if), not augmentation."""
+FLIP_DISTANCE = 0.65
+"""In median pair distances: a neighbour this close is the same thing to a person, so another label is odd."""
+STEP_HORIZON = 64
+
+
+class NearDuplicate:
+    """Compare with the key's last 256 queries.
+
+    Scores
+    ------
+    near_copy : 1 if the nearest earlier query is near but not equal, and not one of the last eight.
+    label_flip : 1 if the nearest earlier query is close but not equal, and was given another class.
+    repeat : 1 if an equal query is remembered.
+    novelty : distance to the nearest remembered query in median pair distances; 1 for the first query.
+    """
+
+    name: ClassVar[str] = "near_duplicate"
+    family: ClassVar[Family] = "near_duplicate"
+    scores: ClassVar[tuple[str, ...]] = ("near_copy", "label_flip", "repeat", "novelty")
+    fields: ClassVar[Fields] = {
+        "ring": ("i1", (RING_LENGTH, RING_SIZE)),
+        "ring_class": ("u1", (RING_LENGTH,)),
+        "ring_count": ("u4", ()),
+        "step_mean": ("f4", ()),
+    }
+
+    def __init__(self, reference: EventReference) -> None:
+        """Quantise around this reference's overall mean, in units of its median pair distance."""
+        self._centre = reference.input_centres[-1, :RING_SIZE].astype(np.float32)
+        coordinate = float(reference.pair_distance[0]) / np.sqrt(reference.input_centres.shape[1])
+        self._quantum = np.float32(coordinate / QUANTA_PER_PAIR)
+
+    def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
+        """Score each row, then remember it: float32 (n, 4); NaN where the sketch is absent."""
+        out = np.full((len(batch), 4), np.nan, np.float32)
+        scaled = (batch.input_sketch[:, :RING_SIZE] - self._centre) / self._quantum
+        present = np.isfinite(scaled).all(axis=1)
+        code = np.clip(np.rint(np.where(np.isfinite(scaled), scaled, 0)), -127, 127).astype(np.int8)
+        label = (batch.predicted_class & 0xFF).astype(np.uint8)
+        ring = (slabs["ring"], slabs["ring_class"], slabs["ring_count"], slabs["step_mean"])
+        _score(code, label, present, slots, *ring, out)
+        return out
+
+
+@njit(cache=True, nogil=True)
+def _score(
+    code: Array,
+    label: Array,
+    present: Array,
+    slots: Array,
+    ring: Array,
+    ring_class: Array,
+    ring_count: Array,
+    step_mean: Array,
+    out: Array,
+) -> None:
+    unit = np.float32(1.0 / (QUANTA_PER_PAIR * np.sqrt(RING_SIZE)))
+    for i in range(len(slots)):
+        if not present[i]:
+            continue
+        slot = slots[i]
+        count = np.int64(ring_count[slot])
+        position = count % RING_LENGTH
+        if count == 0:
+            out[i, 0], out[i, 1], out[i, 2], out[i, 3] = 0.0, 0.0, 0.0, 1.0
+        else:
+            filled = min(count, RING_LENGTH)
+            nearest, where = _nearest(code[i], ring[slot], filled, position)
+            distance = np.sqrt(np.float32(nearest)) * unit
+            lag = (position - where + RING_LENGTH - 1) % RING_LENGTH + 1
+            step = min(step_mean[slot], np.float32(1.2))
+            equal = nearest == 0
+            out[i, 0] = not equal and lag > NEAR_LAG and count > 1 and distance < NEAR_RATIO * step
+            out[i, 1] = not equal and distance < FLIP_DISTANCE and ring_class[slot, where] != label[i]
+            out[i, 2] = equal
+            out[i, 3] = distance
+            _learn_step(code[i], ring[slot, (position - 1) % RING_LENGTH], count, slot, step_mean, unit)
+        ring[slot, position] = code[i]
+        ring_class[slot, position] = label[i]
+        ring_count[slot] = count + 1
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _nearest(code: Array, ring: Array, filled: int, position: int) -> tuple[int, int]:
+    """Find the nearest code and its place; of equally near ones the latest."""
+    nearest, where = 2_000_000, 0
+    for back in range(1, filled + 1):
+        place = (position - back) % RING_LENGTH
+        total = 0
+        for j in range(RING_SIZE):
+            difference = int(code[j]) - int(ring[place, j])
+            total += difference * difference
+        if total < nearest:
+            nearest, where = total, place
+    return nearest, where
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _learn_step(code: Array, previous: Array, count: int, slot: int, step_mean: Array, unit: float) -> None:
+    """Follow the mean distance between successive queries."""
+    total = 0
+    for j in range(RING_SIZE):
+        difference = int(code[j]) - int(previous[j])
+        total += difference * difference
+    step = np.sqrt(np.float32(total)) * unit
+    step_mean[slot] += (step - step_mean[slot]) / np.float32(min(count, STEP_HORIZON))

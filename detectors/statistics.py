@@ -1,0 +1,159 @@
+"""The statistics of a key: running means of a few values per event, over short and long horizons.
+
+An event's scores become values that can be added up (surprises -log10 p against benign events, indicators);
+a key's statistic is their mean over its last queries. Means say how much of the traffic is odd, which is what
+separates an attack from an honest key with some odd inputs: the second never fills its recent queries.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numba import njit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from detectors.alert import Family
+    from detectors.base import Array
+    from detectors.reference import EventReference
+
+MAX_SURPRISE = 4.0
+"""Cap of one event's -log10 p, so that no single event decides."""
+FULL_NOVELTY = 0.6
+"""A query counts fully when it is this far (in median pair distances) from all remembered ones: frames,
+retries and copies are not independent witnesses."""
+
+Columns = dict[str, "NDArray[np.float32]"]
+
+
+class Value(NamedTuple):
+    """What an event adds to its key's running means."""
+
+    name: str
+    family: Family
+    sentence: str
+    """What a high mean says, for a person."""
+    horizons: tuple[int, ...]
+    """Events that each mean remembers; 1 is the latest value alone."""
+    weighted: int
+    """1 if repeats and near copies count less (`FULL_NOVELTY`), else 0."""
+
+
+VALUES: tuple[Value, ...] = (
+    # -log10 p of the distance from the predicted class
+    Value("strange", "out_of_distribution", "inputs unlike what this model is asked", (16, 128), 1),
+    # product of the surprises of distance and margin
+    Value("strange_and_hard", "out_of_distribution", "strange inputs it is unsure about", (16, 128), 1),
+    # -log10 p of one minus the margin
+    Value("hard", "boundary", "answers close to the decision boundary", (32, 256), 1),
+    # an unusually *small* overall distance, times hard: interpolations lie inside the data
+    Value("inside_and_hard", "boundary", "inputs between classes, as line searches send", (32, 256), 1),
+    Value("label_flip", "boundary", "pairs of close inputs with different answers", (32, 256), 0),
+    Value("near_copy", "near_duplicate", "small changes of its own earlier inputs", (32, 256), 0),
+    # log10 of the queries in the last hour
+    Value("rate", "rate", "queries faster than honest keys send them", (1,), 0),
+)
+
+
+class Statistic(NamedTuple):
+    """A running mean of one value over one horizon."""
+
+    name: str
+    value: Value
+    horizon: int
+
+
+STATISTICS: tuple[Statistic, ...] = tuple(
+    Statistic(f"{value.name}_{horizon}", value, horizon) for value in VALUES for horizon in value.horizons
+)
+
+FAMILIES: tuple[Family, ...] = ("out_of_distribution", "boundary", "near_duplicate", "rate")
+"""Families that statistics speak for, in the order of the columns of surprises by family."""
+
+FAMILY_OF = np.array([FAMILIES.index(s.value.family) for s in STATISTICS])
+VALUE_OF = np.array([VALUES.index(s.value) for s in STATISTICS])
+HORIZONS = np.array([s.horizon for s in STATISTICS], np.float32)
+WEIGHTED = np.array([s.value.weighted for s in STATISTICS], np.uint8)
+WEIGHTED_VALUE = np.array([v.weighted for v in VALUES], np.uint8)
+
+
+def event_values(
+    scores: Columns, reference: EventReference
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Turn the signals' scores into values and weights.
+
+    Parameters
+    ----------
+    scores
+        Columns by score name (`input_distance`, `hardness`, ...), each (n,).
+    reference
+        Where the benign scores lie.
+
+    Returns
+    -------
+    values : float32 (n, len(VALUES)), NaN where a score is absent.
+    weight : float32 (n,), between 0 and 1.
+    """
+    by_input = surprise(scores["input_distance"], reference.distance_table)
+    by_embedding = surprise(scores["embedding_distance"], reference.embedding_table)
+    strange = np.where(np.isfinite(by_input), by_input, by_embedding)
+    hard = surprise(scores["hardness"], reference.hardness_table)
+    inside = surprise(-scores["overall_distance"], -reference.overall_table[::-1])
+    columns = (
+        strange,
+        strange * hard,
+        hard,
+        inside * hard,
+        scores["label_flip"],
+        scores["near_copy"],
+        scores["log_rate"],
+    )
+    novelty = np.nan_to_num(scores["novelty"], nan=1.0)
+    weight = np.square(np.clip(novelty / FULL_NOVELTY, 0, 1)).astype(np.float32)
+    return np.stack(columns, axis=1).astype(np.float32), weight
+
+
+def surprise(score: NDArray[np.float32], table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return -log10 of the conformal p-value of each score, at most `MAX_SURPRISE`; NaN stays NaN.
+
+    p = (number of benign scores >= score, + 1/2) / (n + 1) on the sorted table: ties count against surprise.
+    """
+    at_least = len(table) - np.searchsorted(table, score, side="left")
+    value = -np.log10((at_least + 0.5) / (len(table) + 1.0))
+    return np.where(np.isfinite(score), np.minimum(value, MAX_SURPRISE), np.nan).astype(np.float32)
+
+
+@njit(cache=True, nogil=True)
+def update_means(
+    values: Array, weight: Array, slots: Array,
+    mean: Array, mass: Array, value_mass: Array, value_mean: Array, value_square: Array,
+    value_of: Array, horizons: Array, weighted: Array, weighted_value: Array,
+    out_mean: Array, out_mass: Array,
+) -> None:  # fmt: skip
+    """Add each event to its key's running means, in order.
+
+    `mean` and `mass` are slabs (capacity, S): the mean and the weight it rests on, at most its horizon.
+    `value_mass`, `value_mean`, `value_square` are slabs (capacity, V) over the key's whole life (West's
+    weighted update, CACM 1979). `out_mean`, `out_mass` (n, S) receive the means' state after each row. A NaN
+    value, or one of weight 0, leaves everything as it was.
+    """
+    one = np.float32(1.0)
+    for i in range(len(slots)):
+        slot = slots[i]
+        for v in range(len(weighted_value)):
+            share = weight[i] if weighted_value[v] else one
+            if share > 0 and not np.isnan(values[i, v]):
+                value_mass[slot, v] += share
+                apart = values[i, v] - value_mean[slot, v]
+                value_mean[slot, v] += apart * share / value_mass[slot, v]
+                value_square[slot, v] += share * apart * (values[i, v] - value_mean[slot, v])
+        for s in range(len(horizons)):
+            value = values[i, value_of[s]]
+            share = weight[i] if weighted[s] else one
+            if share > 0 and not np.isnan(value):
+                mass[slot, s] = min(mass[slot, s] + share, horizons[s])
+                mean[slot, s] += (value - mean[slot, s]) * share / mass[slot, s]
+            out_mean[i, s] = mean[slot, s]
+            out_mass[i, s] = mass[slot, s]

@@ -1,0 +1,73 @@
+"""From events to running means: the signals of one model, their values, and the slabs they keep.
+
+Used by `detectors.engine` on live batches and by `detectors.calibration` on benign keys, so that what is
+compared was measured in the same way.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from detectors.signals import ALL_SIGNALS
+from detectors.statistics import (
+    HORIZONS,
+    STATISTICS,
+    VALUE_OF,
+    VALUES,
+    WEIGHTED,
+    WEIGHTED_VALUE,
+    event_values,
+    update_means,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from detectors.base import Fields, Slabs
+    from detectors.batch import EventBatch
+    from detectors.reference import EventReference
+
+MEAN_FIELDS: Fields = {
+    "mean": ("f4", (len(STATISTICS),)),
+    "mass": ("f4", (len(STATISTICS),)),
+    "value_mass": ("f4", (len(VALUES),)),
+    "value_mean": ("f4", (len(VALUES),)),
+    "value_square": ("f4", (len(VALUES),)),
+}
+"""Running means and the mass each rests on; per value its mass, lifetime mean, summed squared deviations."""
+
+TRACK_FIELDS: Fields = {
+    **MEAN_FIELDS,
+    **{name: spec for signal in ALL_SIGNALS.values() for name, spec in signal.fields.items()},
+}
+
+
+class Means(NamedTuple):
+    """State of the running means after each row: float32 (n, S)."""
+
+    mean: NDArray[np.float32]
+    mass: NDArray[np.float32]
+
+
+class Track:
+    """The signals of one model."""
+
+    def __init__(self, reference: EventReference) -> None:
+        """Compare with this event reference."""
+        self._reference = reference
+        self._signals = [make(reference) for make in ALL_SIGNALS.values()]
+
+    def advance(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> Means:
+        """Score every row, in order, and update its key's slabs."""
+        scores: dict[str, NDArray[np.float32]] = {}
+        for signal in self._signals:
+            scores |= zip(signal.scores, signal.score(batch, slots, slabs).T, strict=True)
+        values, weight = event_values(scores, self._reference)
+        means = Means(*(np.empty((len(batch), len(STATISTICS)), np.float32) for _ in range(2)))
+        update_means(
+            values, weight, slots, *(slabs[name] for name in MEAN_FIELDS),
+            VALUE_OF, HORIZONS, WEIGHTED, WEIGHTED_VALUE, *means,
+        )  # fmt: skip
+        return means

@@ -1,0 +1,115 @@
+"""One model watched: from the rows of its events to the rows at which a key reaches a level.
+
+Without a reference the watch first learns one from its own traffic (`detectors.learner`); it says nothing
+until then. Used by `detectors.engine`, which owns the slabs.
+"""
+
+from __future__ import annotations
+
+from math import log
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from detectors.keylevel import note_peaks, raise_levels, standardise, surprises
+from detectors.statistics import FAMILIES, FAMILY_OF, HORIZONS, STATISTICS
+from detectors.track import TRACK_FIELDS, Track
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from detectors.base import Fields, Slabs
+    from detectors.batch import EventBatch
+    from detectors.reference import KeyReference, ModelReference
+    from detectors.track import Means
+
+BUDGETS = (1e-2, 1e-3, 1e-5)
+"""Share of benign keys that reach notice, warning, critical in their lifetime (`detectors.alert.Level`)."""
+
+THRESHOLDS = np.array([-log(budget) for budget in BUDGETS], np.float32)
+
+WATCH_FIELDS: Fields = {
+    **TRACK_FIELDS,
+    "z_peak": ("f4", (len(STATISTICS),)),
+    "level": ("u1", ()),
+    "surprise_peak": ("f4", ()),
+}
+"""Slabs of a watched key: its track, its largest z-values, the level it reached, its largest surprise."""
+
+
+class Reached(NamedTuple):
+    """A key reached a level: everything an explanation needs, as of that row."""
+
+    row: int
+    level: int
+    """1 notice, 2 warning, 3 critical."""
+    surprise: float
+    """-ln of the key-level p-value."""
+    by_family: NDArray[np.float32]
+    """-ln p by family, (F,)."""
+    by_statistic: NDArray[np.float32]
+    """-ln p by statistic, (S,)."""
+    mean: NDArray[np.float32]
+    """The running means, (S,)."""
+
+
+class Watch:
+    """The events of one model, compared with its reference."""
+
+    def __init__(self, reference: ModelReference) -> None:
+        """Compare with this reference."""
+        self.reference = reference
+        self.version = reference.version
+        self._track = Track(reference.event)
+
+    @property
+    def current(self) -> Watch:
+        """Itself: what an alert was compared with."""
+        return self
+
+    def process(
+        self,
+        batch: EventBatch,
+        slots: NDArray[np.int64],
+        slabs: Slabs,
+        number: NDArray[np.int64],  # noqa: ARG002 - a learner needs it
+    ) -> list[Reached]:
+        """Score the rows, in order; return those at which a key first reached a level."""
+        means = self._track.advance(batch, slots, slabs)
+        verdict = compare(means, self.reference.key, slots, slabs)
+        levels = np.empty(len(batch), np.uint8)
+        raise_levels(verdict.overall, slots, THRESHOLDS, slabs["level"], slabs["surprise_peak"], levels)
+        return [
+            Reached(
+                row=int(row),
+                level=int(levels[row]),
+                surprise=float(verdict.overall[row]),
+                by_family=verdict.by_family[row],
+                by_statistic=verdict.by_statistic[row],
+                mean=means.mean[row],
+            )
+            for row in np.flatnonzero(levels)
+        ]
+
+
+class Verdict(NamedTuple):
+    """Surprises (-ln p) of each row: by statistic (n, S), by family (n, F), overall (n,)."""
+
+    by_statistic: NDArray[np.float32]
+    by_family: NDArray[np.float32]
+    overall: NDArray[np.float32]
+
+
+def compare(means: Means, key: KeyReference, slots: NDArray[np.int64], slabs: Slabs) -> Verdict:
+    """Compare running means with those of benign keys, and note the keys' largest z-values."""
+    rows = len(slots)
+    z = np.empty_like(means.mean)
+    standardise(means.mean, means.mass, HORIZONS, key.mean, key.within_variance, key.between_variance, z)
+    note_peaks(z, slots, slabs["z_peak"])
+    verdict = Verdict(
+        np.empty((rows, len(STATISTICS)), np.float32),
+        np.empty((rows, len(FAMILIES)), np.float32),
+        np.empty(rows, np.float32),
+    )
+    surprises(z, FAMILY_OF, key.tail_knots, key.tail_surprise, key.tail_slope, *verdict)
+    return verdict
