@@ -32,6 +32,7 @@ NAME_FORM = rf"^[^\x00-\x1f\x7f]{{1,128}}{_END}"
 Name = Annotated[str, Meta(pattern=NAME_FORM)]
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
+Int63 = Annotated[int, Meta(ge=0, le=9_223_372_036_854_775_807)]
 TimeMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999, description="milliseconds since 1970")]
 HexId = Annotated[str, Meta(pattern=rf"^[0-9a-f]{{32}}{_END}")]
 
@@ -66,7 +67,7 @@ class ServingEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     choice_count: Count | None = msgspec.field(default=None, name="gen_ai.request.choice.count")
     top_logprobs: Count | None = None
     logit_bias_count: Count | None = None
-    prefix_hash: Annotated[int, Meta(ge=0, le=9_223_372_036_854_775_807)] | None = None
+    prefix_hash: Int63 | None = None
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,7 +89,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The alert's sentence."""
     parameters: dict[str, float] = {}
     """Of the action: `requests_per_minute` for throttle, `decimals` for coarsen."""
-    sequence: Annotated[int, Meta(ge=0)] = 0
+    sequence: Int63 = 0
     """Rises with every command of a signer and partition; the enforcer refuses a lower one for a key."""
     signing_key_id: str = ""
     signature: str = ""
@@ -103,13 +104,14 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     alert_id: HexId
     time_ms: TimeMs
     key: KeyReference
-    model: Name
+    model: Name | None = None
+    """None: for every model of the key."""
     rule: Name
     policy_version: Name
     mode: Mode
     action: Action
     withheld: str | None = None
-    """Why no command left: the mode, an allowlist, an equal command still in force. None if one left."""
+    """Why no command left: the mode, an exception, an equal command still in force. None if one left."""
     command: Command | None = None
 
 
@@ -167,7 +169,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Path to the field and the form expected there."""
     topic: Name
     partition: Count
-    offset: Annotated[int, Meta(ge=0)]
+    offset: Int63
     time_ms: TimeMs
     """Time the message was given to the topic; 0 if unknown."""
     size_bytes: Count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -10,7 +11,10 @@ import yaml
 from sinks.errors import FileFormatError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
+
+    import msgspec
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -68,3 +72,17 @@ def _where(error: Exception) -> str:
     if mark is None:
         return "it does not parse" if isinstance(error, TypeError) else str(error).splitlines()[0]
     return f"{getattr(error, 'problem', None) or 'it does not parse'} (line {mark.line + 1})"
+
+
+def explain_form(error: msgspec.ValidationError, known: Iterable[str] = ()) -> str:
+    """Say what msgspec found wrong, the whole path of the field first: `$.rules[0].conditons: no such field`.
+
+    `known` are names of fields; the nearest to an unknown one is offered.
+    """
+    text, _, path = str(error).removesuffix("`").partition(" - at `")
+    path = path or "$"
+    if not text.startswith("Object contains unknown field"):
+        return f"{path}: {text[0].lower()}{text[1:]}"
+    field = text.split("`")[1]
+    near = get_close_matches(field, list(known), n=1)
+    return f"{path}.{field}: no such field" + (f", perhaps `{near[0]}`" if near else "")

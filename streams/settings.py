@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from detectors.engine import EngineSettings
 from sinks.records import Mode  # noqa: TC001 - msgspec reads the annotations at run time
-from sinks.yamlfile import read_config
+from sinks.yamlfile import explain_form, read_config
 from streams.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ def _convert(value: Any, wanted: Any, source: str, *, strict: bool) -> Any:
     try:
         return msgspec.convert(value, wanted, strict=strict, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
-        raise SettingsError(source, str(error), "Correct or remove that field") from error
+        known = [name for outer, inner in _fields(Settings).items() for name in (outer, *_fields(inner))]
+        raise SettingsError(source, explain_form(error, known), "Correct or remove that field") from error
 
 
 def _decode_path(wanted: type, value: Any) -> Any:
