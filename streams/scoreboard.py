@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streams.report import BenignShare, FileOutcome, Report
 
 NEVER = Text("never", "red")
-HOUR_MS = 3_600_000
+MIN_TITLE_WIDTH = 60
 
 
 def show(report: Report, console: Console) -> None:
@@ -40,7 +40,8 @@ def show(report: Report, console: Console) -> None:
 
 def _table(title: str, *columns: str, left: int = 1) -> Table:
     """Make a table whose first `left` columns are text and the others numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.pad_edge, table.min_width = False, MIN_TITLE_WIDTH
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", no_wrap=True)
     return table
@@ -123,7 +124,15 @@ def _live(report: Report) -> Table:
     return table
 
 
+def _duration(ms: int) -> str:
+    """Write a duration in its largest fitting unit."""
+    for unit, size in (("h", 3_600_000), ("min", 60_000), ("s", 1000)):
+        if ms >= size:
+            return f"{ms / size:.3g} {unit}"
+    return f"{ms} ms"
+
+
 def _delay(outcome: Outcome) -> Text:
     if outcome.first_alarm_query is None or outcome.delay_ms is None:
         return NEVER.copy()
-    return Text(f"{outcome.first_alarm_query} after {outcome.delay_ms / HOUR_MS:.2f} h")
+    return Text(f"{outcome.first_alarm_query} in {_duration(outcome.delay_ms)}")
