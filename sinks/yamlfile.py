@@ -79,8 +79,8 @@ def explain_form(error: msgspec.ValidationError, known: Iterable[str] = ()) -> s
 
     `known` are names of fields; the nearest to an unknown one is offered.
     """
-    text, _, path = str(error).removesuffix("`").partition(" - at `")
-    path = path or "$"
+    text, _, path = str(error).partition(" - at `")
+    path = path.removesuffix("`") or "$"
     if not text.startswith("Object contains unknown field"):
         return f"{path}: {text[0].lower()}{text[1:]}"
     field = text.split("`")[1]

@@ -289,8 +289,8 @@ def _explain_json(value: bytes) -> Fault:
 
 def _explain_form(value: bytes, said: str) -> Fault:
     """Turn what msgspec said of a JSON document of the wrong form into a reason and a path."""
-    text, _, path = said.removesuffix("`").partition(" - at `")
-    path = path or "$"
+    text, _, path = said.partition(" - at `")
+    path = path.removesuffix("`") or "$"
     try:
         schema = msgspec.json.decode(value, type=_Schema).schema
     except _BAD_JSON:
