@@ -187,7 +187,7 @@ class PolicyEngine:
         self._state = state
 
     def _tick(self, time_ms: int) -> None:
-        """Forget now and then what no longer matters; by count, so that a replay forgets at the same place."""
+        """Forget now and then what no longer matters; by count, so that a replay forgets alike."""
         state = self._state
         state.latest_ms = max(state.latest_ms, time_ms)
         state.decided += 1

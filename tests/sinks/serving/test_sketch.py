@@ -27,12 +27,13 @@ def test_distances_are_kept_to_the_stated_spread(seed: int, size: int, scale: fl
     rng = np.random.default_rng(seed)
     x, y = scale * rng.standard_normal((2, 40, size))
     sketcher = Sketcher(size)
-    ratio = np.linalg.norm(
-        sketcher.sketch(x).astype(np.float64) - sketcher.sketch(y).astype(np.float64), axis=1
-    ) / np.linalg.norm(x - y, axis=1)
-    # Chi-square with 32 degrees of freedom: a ratio beyond 0.35 to 1.75 has a chance below 1e-8. With one
-    # number an input all rows share one column of the matrix, and so the same ratio.
-    assert ((ratio > 0.35) & (ratio < 1.75)).all()
+    sketch_x, sketch_y = sketcher.sketch(x).astype(np.float64), sketcher.sketch(y).astype(np.float64)
+    distance = np.linalg.norm(x - y, axis=1)
+    kept = np.linalg.norm(sketch_x - sketch_y, axis=1)
+    rounding = 2**-10 * (np.linalg.norm(sketch_x, axis=1) + np.linalg.norm(sketch_y, axis=1)) + 1e-6
+    # Chi-square with 32 degrees of freedom: a ratio beyond 0.35 to 1.75 has a chance below 1e-8.
+    assert (kept > 0.35 * distance - rounding).all()
+    assert (kept < 1.75 * distance + rounding).all()
 
 
 def test_the_mean_squared_length_is_kept() -> None:
