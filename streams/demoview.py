@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from detectors.alert import Alert
     from sinks.records import Command
-    from streams.demo import AttackResult, Customer, DemoResult, Sandbox
+    from streams.demo import AttackResult, DemoResult
+    from streams.sandbox import Customer, Sandbox
 
 LEVEL_STYLE = {"notice": "yellow", "warning": "dark_orange", "critical": "bold red"}
 LEVEL_MARK = {"notice": "●", "warning": "▲", "critical": "■"}

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from sinks.errors import SigningError
 from sinks.records import Action, Command, ServingEvent
-from streams.demo import ATTACK_WORDS, Sandbox, attack_results, spread_attacks
+from sinks.signing import Signer
+from streams.demo import attack_results
 from streams.samples import load_sample
+from streams.sandbox import ATTACK_WORDS, Sandbox, spread_attacks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,6 +87,20 @@ def test_restored_key_is_answered_again_and_throttled_calls_are_counted(sample: 
             sandbox.obey(command(trace.key_reference, steps[made], issued_ms=time_ms, expires_ms=late))
     (customer,) = sandbox.customers.values()
     assert (customer.refused, customer.throttled, customer.answered) == (100, 600, 800)
+
+
+def test_only_commands_of_a_trusted_signer_are_obeyed(sample: list[KeyTrace]) -> None:
+    trace, signer = attack_of(sample), Signer(Ed25519PrivateKey.generate())
+    sandbox = Sandbox([trace], lambda *_: None, {signer.key_id: signer.public_key})
+    suspend = command(trace.key_reference, "suspend", issued_ms=0, expires_ms=2**40)
+    forged = Signer(Ed25519PrivateKey.generate()).sign(suspend)
+    altered = msgspec.structs.replace(signer.sign(suspend), expires_ms=2**41)
+    for bad in (suspend, forged, altered):
+        with pytest.raises(SigningError):
+            sandbox.receive(msgspec.json.encode(bad))
+    assert sandbox.keys_stopped == 0
+    sandbox.receive(msgspec.json.encode(signer.sign(suspend)))
+    assert sandbox.keys_stopped == 1
 
 
 def test_a_customer_who_feels_a_command_counts_as_harmed(sample: list[KeyTrace]) -> None:
