@@ -29,9 +29,9 @@ five scores, forest 25 x 6              621       11.7       17.3  .93 .94 .93 .
 five scores, one-class SVM                0        2.5        0.2  .80 .31 .58 .47 .66 .48
 ===================================  ======  =========  =========  =============================
 
-A local outlier factor takes 203 us a score with 60 events kept. Windows of 50 or 1000 move no AUC on scores by
-more than .02. So: scores rather than sketches, trees of height 4, ten of them because signals give more than
-five scores, a window of 250. An adaptive window takes 0.5 kB and well under 1 us.
+A local outlier factor takes 203 us a score with 60 events kept. Windows of 50 or 1000 move no AUC on scores
+by more than .02. So: scores rather than sketches, trees of height 4, ten of them because signals give more
+than five scores, a window of 250. An adaptive window takes 0.5 kB and well under 1 us.
 
 Blind to Jacobian augmentation if its features are; it adds nothing that no signal sees a part of.
 """
