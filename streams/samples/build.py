@@ -14,7 +14,6 @@ from collections import Counter
 from pathlib import Path
 
 from detectors.calibration import fit_reference
-
 from streams.samples import REFERENCE_SUFFIX, TRAFFIC_FILE, pack
 from streams.traces import KeyTrace, read_folder
 
