@@ -92,19 +92,11 @@ class PolicyEngine:
             )
         self.policy = policy
 
-    def decide(self, alert: Alert, now_ms: int) -> Decision | None:
-        """Decide on an alert.
+    def decide(self, alert: Alert) -> Decision | None:
+        """Decide on an alert; None if no rule matches, or it is about a campaign, whose keys have their own.
 
-        Parameters
-        ----------
-        alert : Alert
-        now_ms : int
-            The clock, or the alert's own time in a replay; only keeps commands from leaving already expired.
-
-        Returns
-        -------
-        Decision or None
-            None if no rule matches, or the alert is about a campaign: its keys have alerts of their own.
+        A command's life counts from the alert's time, not from a clock, so that a replay makes the same one;
+        an enforcer refuses what has expired on the way.
         """
         rule = next((rule for rule in self.policy.rules if _matches(rule.conditions, alert)), None)
         if rule is None or alert.subject != "key":
@@ -118,7 +110,6 @@ class PolicyEngine:
             self._excepted(alert)
             or self._forgiven(alert)
             or self._outdone(place, rule.action, alert.time_ms, acts=acts)
-            or ("it would have expired before it left" if expires_ms <= now_ms else None)
         )
         if withheld is None:
             self._state.standing[place] = _Standing(
@@ -171,6 +162,13 @@ class PolicyEngine:
             withheld=None if acts else _mode_reason(self.policy.mode),
             command=self._restore(feedback, alert_id, source, until_ms) if acts else None,
         )
+
+    def condemn(self, feedback: Feedback) -> None:
+        """Take back what was forgiven: a person says that the key is guilty. The next alert decides."""
+        place = _place(feedback.key, feedback.model or "")
+        forgiven = self._state.forgiven
+        for found in [p for p in forgiven if p == place or (feedback.model is None and p.startswith(place))]:
+            del forgiven[found]
 
     def dump(self) -> bytes:
         """Return the state as bytes: what stands, what is forgiven, and the last sequence number."""
