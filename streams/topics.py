@@ -25,6 +25,10 @@ _TIMEOUT_MS = 5_000
 _COMPACTION_LAG_MS = "3600000"
 """A restarted worker reads its own late commands back; none may have been compacted away by then."""
 
+_ARRIVAL_TIME = {"message.timestamp.type": "LogAppendTime"}
+"""Retention and compaction count from arrival: late and replayed events carry old times of their own, and by
+those Kafka would delete them at once."""
+
 
 class TopicError(ModelwardenError):
     """The brokers cannot be reached, or refuse to make or describe a topic."""
@@ -105,7 +109,7 @@ def check_topics(
 
 
 def _new_topic(spec: TopicSpec, prefix: str, partitions: int, replication: int) -> Any:
-    config = {"cleanup.policy": _policy(spec), **spec.config}
+    config = {"cleanup.policy": _policy(spec), **_ARRIVAL_TIME, **spec.config}
     return NewTopic(prefix + spec.name, partitions if spec.keyed else 1, replication, topic_configs=config)
 
 

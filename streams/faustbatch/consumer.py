@@ -1,0 +1,155 @@
+"""The consumer that delivers chunks and commits only what is durable.
+
+How it differs from Faust's:
+
+* `_drain_messages` wraps up to `max_chunk` records of one partition in one message. Stock Faust makes four
+  asyncio tasks per record here.
+* `_new_offset` ignores which messages were acknowledged: what may be committed is what `Fences` says is
+  durable. Acknowledged means read by an agent; durable means that the state which contains it, and every
+  output made from it, are stored.
+* After a rebalance it reads on from the restored state's own position, wherever the group's offset stands.
+* A chunk fetched before the position was last moved is recognised by its `seek_count`: such chunks can
+  survive a rebalance in a queue, and delivering one would look like a gap in the partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage
+
+import streams.faustbatch.shapes  # noqa: F401 - checks Faust and aiokafka at import
+from streams.faustbatch.topic import Chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_log = structlog.get_logger(__name__)
+_POLL_S = 1.0
+
+
+class Fences(Protocol):
+    """How far each partition's state is; `app.fences` must be one."""
+
+    topics: frozenset[str]
+    """Topics delivered in chunks and committed by these fences."""
+    max_chunk: int
+    """Most records in one chunk."""
+
+    def committable(self, tp: TP) -> int | None:
+        """Return the offset up to which everything is durable (the next one to read), or None."""
+
+    def positions(self) -> Mapping[TP, int]:
+        """Return, per partition with restored state, the next offset to read."""
+
+    async def drained(self) -> None:
+        """Make everything processed durable: nothing is being processed now, and partitions may be lost."""
+
+
+class BatchConsumer(driver.Consumer):
+    """Faust's aiokafka consumer, in chunks and behind fences."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.seek_count = 0
+
+    @property
+    def _fences(self) -> Fences:
+        fences: Fences = self.app.fences
+        return fences
+
+    def stop_flow(self) -> None:
+        """Stop delivering; whatever is under way now is out of date."""
+        self.seek_count += 1
+        super().stop_flow()
+
+    async def perform_seek(self) -> None:
+        """Go to the restored state's position, or to the committed offset where there is no state."""
+        self.seek_count += 1
+        await super().perform_seek()
+        assigned = self.assignment()
+        wanted = {tp: offset for tp, offset in self._fences.positions().items() if tp in assigned}
+        if wanted:
+            await self.seek_wait(wanted)
+        self._read_offset.update(wanted)
+
+    async def wait_empty(self) -> None:
+        """Wait for what is being processed, then make it durable and commit it."""
+        await super().wait_empty()
+        await self._fences.drained()
+        assigned = self.assignment()
+        offsets = {tp: self._fences.committable(tp) for tp in assigned if tp.topic in self._fences.topics}
+        known = {tp: offset for tp, offset in offsets.items() if offset is not None}
+        if known:
+            await self._commit(known)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        if tp.topic not in self._fences.topics:
+            offset: int | None = super()._new_offset(tp)
+            return offset
+        self._acked[tp].clear()
+        self._acked_index[tp].clear()
+        return self._fences.committable(tp)
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                await asyncio.sleep(0)
+                records, active = await self._wait_next_records(_POLL_S)
+                if not records or self.should_stop:
+                    continue
+                if not self.flow_active:
+                    await self.perform_seek()
+                    continue
+                await self._deliver(records, active)
+        except self.consumer_stopped_errors:
+            if not self.transport.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not self.transport.app.should_stop:
+                raise
+        except Exception:
+            _log.exception("delivering records failed")
+            raise
+
+    async def _deliver(self, records: Mapping[Any, Sequence[Any]], active: set[TP] | None) -> None:
+        """Hand one fetch's records to the conductor, until the flow stops."""
+        generation, seek_count = self.app.consumer_generation_id, self.seek_count
+        for place, found in records.items():
+            tp = TP(*place)
+            if not (active is None or tp in active or tp in self._buffered_partitions):
+                continue
+            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+            for message in self._messages(tp, found, generation):
+                if self.seek_count != seek_count or self.app.consumer_generation_id != generation:
+                    return
+                await self.callback(message)
+                if self.seek_count != seek_count:
+                    return
+                self._read_offset[tp] = message.offset
+
+    def _messages(self, tp: TP, records: Sequence[Any], generation: int) -> list[Any]:
+        if tp.topic not in self._fences.topics:
+            return [self._to_message(tp, record) for record in records]
+        size = self._fences.max_chunk
+        pieces = (records[start : start + size] for start in range(0, len(records), size))
+        return [self._chunk_message(Chunk(tp, piece, self.seek_count), generation) for piece in pieces]
+
+    def _chunk_message(self, chunk: Chunk, generation: int) -> Any:
+        return ConsumerMessage(
+            chunk.tp.topic,
+            chunk.tp.partition,
+            chunk.last,
+            monotonic(),
+            0,
+            None,
+            None,
+            chunk,
+            None,
+            tp=chunk.tp,
+            generation_id=generation,
+        )

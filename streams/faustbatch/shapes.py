@@ -1,0 +1,66 @@
+"""What this package relies on inside Faust and aiokafka, checked before it is used.
+
+The subclasses here override private methods. A release that changes one of them must stop the worker with a
+clear error at import, not lose offsets at three in the morning.
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import faust
+from aiokafka.structs import ConsumerRecord
+from faust.transport.drivers.aiokafka import Consumer
+from faust.types import ConsumerMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VERSIONS = {"faust-streaming": "0.15.3", "aiokafka": "0.14.", "mode-streaming": "0.7."}
+"""Tested versions, as prefixes."""
+
+PARAMETERS: dict[Callable[..., Any], tuple[str, ...]] = {
+    Consumer._new_offset: ("self", "tp"),  # noqa: SLF001 - that we reach for these is what is checked
+    Consumer._drain_messages: ("self", "fetcher"),  # noqa: SLF001 - same
+    Consumer._wait_next_records: ("self", "timeout"),  # noqa: SLF001 - same
+    Consumer._to_message: ("self", "tp", "record"),  # noqa: SLF001 - same
+    Consumer.perform_seek: ("self",),
+    Consumer.seek_wait: ("self", "partitions"),
+    Consumer.stop_flow: ("self",),
+    Consumer.wait_empty: ("self",),
+    Consumer.force_commit: ("self", "topics", "start_new_transaction"),
+    faust.Topic._compile_decode: ("self",),  # noqa: SLF001 - same
+    faust.Topic._create_event: ("self", "key", "value", "headers", "message"),  # noqa: SLF001 - same
+    faust.App._new_transport: ("self",),  # noqa: SLF001 - same
+}
+MESSAGE_PARAMETERS = {"topic", "partition", "offset", "timestamp", "value", "tp", "generation_id"}
+RECORD_FIELDS = {"topic", "partition", "offset", "timestamp", "key", "value", "headers"}
+
+
+class ShapeError(ImportError):
+    """A library is not of the shape that this package was written and tested against."""
+
+
+def check_shapes() -> None:
+    """Compare the installed libraries with what is relied on. Raises ShapeError."""
+    for package, tested in VERSIONS.items():
+        if not version(package).startswith(tested):
+            raise _error(f"{package} is {version(package)}, tested with {tested}")
+    for function, wanted in PARAMETERS.items():
+        found = tuple(inspect.signature(function).parameters)
+        if found != wanted:
+            raise _error(f"{function.__qualname__} takes {found}, expected {wanted}")
+    missing = MESSAGE_PARAMETERS - set(inspect.signature(ConsumerMessage).parameters)
+    missing |= RECORD_FIELDS - set(ConsumerRecord.__dataclass_fields__)
+    if missing:
+        raise _error(f"records have no {sorted(missing)}")
+
+
+def _error(what: str) -> ShapeError:
+    pins = ", ".join(f"{package}=={tested}" for package, tested in VERSIONS.items())
+    return ShapeError(f"{what}; streams.faustbatch reaches into it: install the pinned versions ({pins})")
+
+
+check_shapes()
