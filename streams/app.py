@@ -1,0 +1,178 @@
+"""The Faust application: `modelwarden worker`, or `faust -A streams.app worker`.
+
+What Faust does: group membership, rebalances, streams and agents, signals and the process. What it does not
+do here: tables, changelogs, exactly-once, web. Records come in chunks (`streams.faustbatch`), state and
+offsets are fenced (`streams.state`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import faust
+import structlog
+
+from streams.agents.events import add_events_agent
+from streams.agents.feedback import add_feedback_agent
+from streams.agents.policy import PolicyFeed, add_policy_agent
+from streams.faustbatch import BatchTopic, BatchTransport
+from streams.outputs import OutputWriter
+from streams.pipeline import build_pipeline
+from streams.settings import Settings, load_settings
+from streams.state import FencedState
+from streams.topics import TopicError, check_topics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from streams.bus.base import Message
+    from streams.faustbatch import Chunk
+    from streams.pipeline import Outputs, Pipeline
+
+SESSION_TIMEOUT_S = 6.0
+"""The shortest that Kafka allows by default: after a kill, partitions wait this long for another worker."""
+HEARTBEAT_S = 1.0
+COMMIT_INTERVAL_S = 1.0
+QUEUED_CHUNKS = 32
+FETCH_BYTES = 4 * 1024 * 1024
+
+_log = structlog.get_logger(__name__)
+
+
+class WorkerApp(faust.App):
+    """One worker: its agents, its outputs and its state.
+
+    Parameters
+    ----------
+    settings : Settings
+    build : callable
+        Makes the pipeline of a source partition.
+    """
+
+    def __init__(self, settings: Settings, build: Callable[[Settings], Pipeline]) -> None:
+        self.worker_settings = settings
+        self.build = build
+        self.outputs = OutputWriter(settings)
+        self.fences = FencedState(settings, build, self.outputs)
+        self.policies = PolicyFeed(settings)
+        super().__init__(settings.consumer_group, **_faust_settings(settings))
+        self.on_rebalance_complete.connect(self._take_over)
+        self.task(self._snapshot_regularly)
+
+    def _new_transport(self) -> BatchTransport:
+        return BatchTransport(self.conf.broker_consumer, self, loop=self.loop)
+
+    def batch_topic(self, name: str) -> BatchTopic:
+        """Return the topic whose events are chunks, by its name without prefix."""
+        raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
+        return BatchTopic(self, topics=[self.worker_settings.topic(name)], **raw)
+
+    async def on_first_start(self) -> None:
+        """Check the topics, compile the kernels and connect, before anything is subscribed to."""
+        await super().on_first_start()
+        settings = self.worker_settings
+        reports = await asyncio.to_thread(check_topics, settings.kafka, prefix=settings.topic_prefix)
+        wrong = [report for report in reports if not report.ok]
+        if wrong:
+            more = f" (and {len(wrong) - 1} more: `modelwarden topics check`)" if len(wrong) > 1 else ""
+            raise TopicError(
+                f"topic {wrong[0].topic}", wrong[0].finding + more, "Then start the worker again"
+            )
+        await asyncio.to_thread(self.build, settings)
+        await self.outputs.start()
+        policy = await self.policies.catch_up()
+        if policy is not None:
+            self.fences.set_policy(policy)
+
+    async def on_shutdown(self) -> None:
+        """Release the connections, after everything that writes has stopped."""
+        await super().on_shutdown()
+        await self.policies.close()
+        await self.outputs.stop()
+
+    async def apply(
+        self, chunk: Chunk, step: Callable[[Pipeline, Sequence[Message]], Iterable[Outputs]]
+    ) -> None:
+        """Run a chunk through its pipeline; a failure stops the worker, for going on would lose the chunk."""
+        if chunk.seek_count != self.consumer.seek_count:
+            return
+        try:
+            await self.fences.apply(chunk, step)
+        except Exception as error:
+            await self.stop_for(error)
+            raise
+
+    async def stop_for(self, error: Exception) -> None:
+        """Log why the worker cannot go on, and stop it with exit code 1."""
+        _log.error("worker_failed", error=str(error), kind=type(error).__name__)
+        await self.crash(error)
+
+    async def _take_over(self, *_sender: Any, **_options: Any) -> None:
+        mine = {tp.partition for tp in self.consumer.assignment() if tp.topic == self.fences.events_topic}
+        try:
+            await self.fences.assign(mine, self.consumer_generation_id)
+        except Exception as error:
+            await self.stop_for(error)
+            raise
+
+    async def _snapshot_regularly(self) -> None:
+        while not self.should_stop:
+            await self.sleep(self.worker_settings.snapshot_interval_s)
+            try:
+                await self.fences.snapshot_all()
+            except Exception as error:
+                await self.stop_for(error)
+                raise
+
+
+def _faust_settings(settings: Settings) -> dict[str, Any]:
+    return {
+        "broker": [f"kafka://{address}" for address in settings.kafka.split(",")],
+        "datadir": Path(tempfile.gettempdir()) / f"modelwarden-{os.getpid()}",
+        "broker_session_timeout": SESSION_TIMEOUT_S,
+        "broker_heartbeat_interval": HEARTBEAT_S,
+        "broker_commit_interval": COMMIT_INTERVAL_S,
+        "consumer_auto_offset_reset": "earliest",
+        "consumer_max_fetch_size": FETCH_BYTES,
+        "stream_buffer_maxsize": QUEUED_CHUNKS,
+        "stream_wait_empty": True,
+        "topic_allow_declare": False,
+        "topic_disable_leader": True,
+        "web_enabled": False,
+        "processing_guarantee": "at_least_once",
+    }
+
+
+def build_app(settings: Settings, build: Callable[[Settings], Pipeline] = build_pipeline) -> WorkerApp:
+    """Return the application with its agents."""
+    app = WorkerApp(settings, build)
+    add_events_agent(app)
+    add_feedback_agent(app)
+    add_policy_agent(app)
+    return app
+
+
+class _Worker(faust.Worker):
+    """Faust's process, with the logs as they were set up."""
+
+    def _setup_logging(self) -> None:
+        pass
+
+
+def run_worker(app: WorkerApp) -> None:
+    """Run the application until it is stopped; exits the process, with code 1 after a failure."""
+    _Worker(app, loglevel="INFO", redirect_stdouts=False).execute_from_commandline()
+
+
+def __getattr__(name: str) -> Any:
+    """Make `app` when Faust's own command line asks for it, with the settings of the environment."""
+    if name != "app":
+        raise AttributeError(name)
+    path = os.environ.get("MODELWARDEN_SETTINGS")
+    made = build_app(load_settings(Path(path) if path else None, os.environ))
+    globals()["app"] = made
+    return made

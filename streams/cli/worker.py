@@ -1,0 +1,37 @@
+"""`modelwarden worker`: detect on Kafka, with Faust."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from streams.logs import setup_logs
+from streams.settings import load_settings
+
+
+@click.command("worker")
+@click.option(
+    "--settings",
+    "settings_file",
+    type=click.Path(path_type=Path),
+    envvar="MODELWARDEN_SETTINGS",
+    help="Settings file (YAML or TOML); the environment overrides it.",
+)
+def command(settings_file: Path | None) -> None:
+    r"""Read events from Kafka, write alerts and commands; stop with Ctrl-C or SIGTERM.
+
+    Start one worker per core; they share the partitions. Killed in any way, a worker that starts again goes
+    on where its state is.
+
+    \b
+    Example:
+      modelwarden worker
+      MODELWARDEN_KAFKA=127.0.0.1:9092 modelwarden worker --settings modelwarden.yaml
+    """
+    settings = load_settings(settings_file, os.environ)
+    setup_logs(settings.log)
+    from streams.app import build_app, run_worker  # noqa: PLC0415 - Faust takes a second to import
+
+    run_worker(build_app(settings))

@@ -1,0 +1,167 @@
+"""What a worker writes: alerts, decisions, commands and dead letters, once each.
+
+Every output has an id that depends only on the events it was made from, and stands in the header `id`. After
+a crash the worker replays events whose outputs may stand on the topics already; `OutputWriter.recover` reads
+their ids back, and those are not written again, until the replay is over (`settle`). Outputs of source
+partition p go to partition p, so that each partition has one writer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+from aiokafka import AIOKafkaProducer
+
+from streams.deadletter import dead_letter
+from streams.recovery import read_to_end
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from streams.pipeline import Outputs
+    from streams.settings import Settings
+
+OUTPUT_TOPICS = ("alerts", "audit", "commands", "dead-letter")
+ID_HEADER = "id"
+_LINGER_MS = 2
+
+_log = structlog.get_logger(__name__)
+
+
+class Output(msgspec.Struct, frozen=True):
+    """One record to be written."""
+
+    topic: str
+    """Without prefix."""
+    output_id: str
+    key: str
+    record: Any
+
+
+def list_outputs(outputs: Outputs) -> Iterator[Output]:
+    """Yield the records to write, causes before effects."""
+    for rejection in outputs.rejections:
+        letter = dead_letter(rejection)
+        place = f"{letter.topic}/{letter.partition}/{letter.offset}"
+        yield Output("dead-letter", place, place, letter)
+    for alert in outputs.alerts:
+        yield Output("alerts", alert.alert_id, alert.key, alert)
+    for decision in outputs.decisions:
+        yield Output("audit", decision.decision_id, decision.key, decision)
+    for command in outputs.commands:
+        yield Output("commands", command.command_id, f"{command.key}/{command.model or '*'}", command)
+
+
+class OutputWriter:
+    """One idempotent producer, and the ids that must not be written again."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producer: Any = None
+        self._names = {settings.topic(name): name for name in OUTPUT_TOPICS}
+        self._written: dict[tuple[str, int], set[bytes]] = {}
+        self._positions: dict[tuple[str, int], int] = {}
+        self._replay_starts: dict[tuple[str, int], int] = {}
+
+    async def start(self) -> None:
+        """Connect. Raises KafkaError."""
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self._settings.kafka,
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=_LINGER_MS,
+        )
+        await self._producer.start()
+
+    async def stop(self) -> None:
+        """Write what is under way, then disconnect."""
+        if self._producer is not None:
+            await self._producer.stop()
+
+    async def send(self, topic: str, partition: int, key: bytes, value: bytes | None) -> asyncio.Future[Any]:
+        """Begin to write one record as it is; the future ends when it is stored."""
+        future: asyncio.Future[Any] = await self._producer.send(
+            self._settings.topic(topic), value, key=key, partition=partition
+        )
+        return future
+
+    async def publish(self, partition: int, outputs: Outputs) -> list[asyncio.Future[Any]]:
+        """Begin to write the outputs of a source partition; the futures end when they are stored."""
+        return [
+            await self._publish(partition, output)
+            for output in list_outputs(outputs)
+            if not self._is_written(partition, output)
+        ]
+
+    async def _publish(self, partition: int, output: Output) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = await self._producer.send(
+            self._settings.topic(output.topic),
+            msgspec.json.encode(output.record),
+            key=output.key.encode(),
+            partition=partition,
+            headers=[(ID_HEADER, output.output_id.encode())],
+        )
+        future.add_done_callback(lambda done: self._advance(output.topic, partition, done))
+        return future
+
+    def _is_written(self, partition: int, output: Output) -> bool:
+        written = self._written.get((output.topic, partition))
+        if not written or output.output_id.encode() not in written:
+            return False
+        written.discard(output.output_id.encode())
+        return True
+
+    def _advance(self, topic: str, partition: int, done: asyncio.Future[Any]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            place = (topic, partition)
+            self._positions[place] = max(self._positions.get(place, 0), done.result().offset + 1)
+
+    def positions(self, partition: int) -> dict[str, int]:
+        """Return, by topic, an offset that no output of the events yet to come can stand before.
+
+        During a replay that is where the replay's own reading began: outputs of the events still to be
+        replayed stand behind it.
+        """
+        places = [(topic, partition) for topic in OUTPUT_TOPICS]
+        return {p[0]: self._replay_starts.get(p, self._positions.get(p, 0)) for p in places}
+
+    def settle(self, partition: int) -> None:
+        """End the partition's replay: nothing that comes now was written before."""
+        for topic in OUTPUT_TOPICS:
+            self._written.pop((topic, partition), None)
+            self._replay_starts.pop((topic, partition), None)
+
+    def forget(self, partition: int) -> None:
+        """Drop what is known of a partition that another worker has now."""
+        self.settle(partition)
+        for topic in OUTPUT_TOPICS:
+            self._positions.pop((topic, partition), None)
+
+    async def recover(self, positions: Mapping[int, Mapping[str, int]]) -> None:
+        """Read back what was written since each partition's snapshot. Raises KafkaError.
+
+        Parameters
+        ----------
+        positions : mapping of int to mapping of str to int
+            By partition and output topic, where to start reading.
+        """
+        starts: dict[tuple[str, int], int] = {}
+        for partition, since in positions.items():
+            self.forget(partition)
+            for topic in OUTPUT_TOPICS:
+                start = since.get(topic, 0)
+                starts[self._settings.topic(topic), partition] = start
+                self._positions[topic, partition] = self._replay_starts[topic, partition] = start
+        async for record in read_to_end(self._settings.kafka, starts):
+            place = (self._names[record.topic], record.partition)
+            self._positions[place] = record.offset + 1
+            self._written.setdefault(place, set()).update(_ids(record.headers))
+        count = sum(len(self._written.get((t, p), ())) for p in positions for t in OUTPUT_TOPICS)
+        _log.info("outputs_recovered", partitions=sorted(positions), written_after_snapshot=count)
+
+
+def _ids(headers: Iterable[tuple[str, bytes]]) -> list[bytes]:
+    return [value for name, value in headers if name == ID_HEADER]
