@@ -14,7 +14,7 @@ import msgspec
 ALERT_SCHEMA = 1
 
 Level = Literal["notice", "warning", "critical"]
-"""How sure: false-alarm budgets of 1 %, 0.1 % and 0.001 % of benign keys that get this far in their lifetime.
+"""How sure: false-alarm budgets of 1 %, 0.1 % and 0.01 % of benign keys that get this far in their lifetime.
 Where fewer benign keys are known than a budget speaks of, it is read in a fitted tail: `extrapolated`."""
 
 LEVELS: tuple[Level, ...] = ("notice", "warning", "critical")

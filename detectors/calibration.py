@@ -42,9 +42,11 @@ TAIL_RATIO = 0.1
 TAIL_KEYS = 8
 """Keys that the tail is fitted to at least."""
 TAIL_KNOTS = 64
+FOLDS = 4
+"""Parts that benign keys are split into: what is measured of one part is learned from the others."""
 SPREAD_FLOOR = 0.05
 """Smallest standard deviation between keys that is believed, in the statistic's own unit."""
-EXCESS_FLOOR = 0.25
+EXCESS_FLOOR = 0.5
 """Smallest mean excess of a tail that is believed, in standard units."""
 
 _NEVER = -1e6
@@ -88,13 +90,30 @@ def fit_reference(model: str, batches: Sequence[EventBatch]) -> ModelReference:
     """
     if len(batches) < 2:
         raise ValueError(f"model {model}: {len(batches)} keys are too few to learn from; two are the least")
-    event = fit_events(join_samples([sample_rows(b, spread_rows(len(b))) for b in batches]))
+    samples = [sample_rows(batch, spread_rows(len(batch))) for batch in batches]
+    peaks = np.empty((len(batches), len(VALUE_OF)), np.float32)
+    for held_out in _folds(len(batches)):
+        _, spread, paths = _follow(samples, batches, ~held_out)
+        peaks[held_out] = [peak(paths[k], spread) for k in np.flatnonzero(held_out)]
+    event, spread, _ = _follow(samples, batches, np.ones(len(batches), bool))
+    return ModelReference(model, event, make_key_reference(spread, fit_tails(peaks), len(batches)))
+
+
+def _folds(count: int) -> list[NDArray[np.bool_]]:
+    """Split keys into folds, so that no key is measured by what it helped to learn."""
+    folds = min(FOLDS, count)
+    return [np.arange(count) % folds == fold for fold in range(folds)]
+
+
+def _follow(
+    samples: Sequence[Sample], batches: Sequence[EventBatch], chosen: NDArray[np.bool_]
+) -> tuple[EventReference, Spread, list[Means]]:
+    """Learn events and spread from the chosen keys, and follow every key with them."""
+    event = fit_events(join_samples([s for s, taken in zip(samples, chosen, strict=True) if taken]))
     track = Track(event)
     slabs = make_slabs(TRACK_FIELDS, len(batches))
     paths = [track.advance(batch, np.full(len(batch), k), slabs) for k, batch in enumerate(batches)]
-    spread = fit_spread(slabs)
-    peaks = np.array([peak(path, spread) for path in paths])
-    return ModelReference(model, event, make_key_reference(spread, fit_tails(peaks), len(batches)))
+    return event, fit_spread({name: slab[chosen] for name, slab in slabs.items()}), paths
 
 
 def sample_rows(batch: EventBatch, rows: NDArray[np.int64]) -> Sample:
@@ -182,7 +201,7 @@ def fit_spread(slabs: Slabs, contamination_ratio: float = 0.0) -> Spread:
 
 
 def peak(path: Means, spread: Spread) -> NDArray[np.float32]:
-    """Return the largest z-value of each statistic over a key's life: float32 (S,), -inf where it has none."""
+    """Return each statistic's largest z-value over a key's life: float32 (S,), -inf where it has none."""
     z = np.empty_like(path.mean)
     standardise(path.mean, path.mass, HORIZONS, spread.mean, spread.within, spread.between, z)
     highest: NDArray[np.float32] = z.max(axis=0)
@@ -196,8 +215,12 @@ def fit_tails(peaks: NDArray[np.float32], contamination_ratio: float = 0.0) -> T
     """
     censored = int(np.ceil(contamination_ratio * len(peaks)))
     rows = [_tail(column, censored, empirical_top=False) for column in peaks.T]
-    highest = [max(tail(key[s], *rows[s]) for s in range(len(rows))) for key in peaks]
-    rows.append(_tail(np.array(highest, np.float32), censored, empirical_top=not censored))
+    largest = np.empty(len(peaks), np.float32)
+    for held_out in _folds(len(peaks)):
+        others = [_tail(column, censored, empirical_top=False) for column in peaks[~held_out].T]
+        for k in np.flatnonzero(held_out):
+            largest[k] = max(tail(z, *row) for z, row in zip(peaks[k], others, strict=True))
+    rows.append(_tail(largest, censored, empirical_top=not censored))
     knots, surprise, slope = zip(*rows, strict=True)
     return Tails(np.array(knots, np.float32), np.array(surprise, np.float32), np.array(slope, np.float32))
 

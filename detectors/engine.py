@@ -121,22 +121,26 @@ class Engine:
         return alerts
 
     def forgive(self, key: str, model: str | None) -> None:
-        """Take back a key's level and suppress findings about it (a person said: honest); None: all models.
+        """Suppress findings about a key (a person said: honest); None: in all models.
 
         Raises
         ------
         ValueError
             If the text is not a key reference.
         """
-        parse_key_reference(key)
         self._forgiven.add((key, model))
-        for slot in self._slots_of(key):
-            if model in {None, self._models[unpack_entity(self._table.entities[slot])[3]]}:
-                self._slabs["level"][slot] = 0
+        self._reset_level(key, model)
 
     def condemn(self, key: str, model: str | None) -> None:
-        """Lift a suppression again (a person said: guilty)."""
+        """Lift a suppression again (a person said: guilty), so that what is found is said once more.
+
+        Raises
+        ------
+        ValueError
+            If the text is not a key reference.
+        """
         self._forgiven.discard((key, model))
+        self._reset_level(key, model)
 
     def summary(self, key: str, model: str) -> KeySummary | None:
         """Return what is known of a hot key, or None.
@@ -256,6 +260,11 @@ class Engine:
     def _members(self, model: int) -> NDArray[np.int64]:
         """Return the slots of a model's keys."""
         return np.flatnonzero((self._table.entities[:, 2] & np.uint64(0xFFFFFFFF)) == model)
+
+    def _reset_level(self, key: str, model: str | None) -> None:
+        for slot in self._slots_of(key):
+            if model in {None, self._models[unpack_entity(self._table.entities[slot])[3]]}:
+                self._slabs["level"][slot] = 0
 
     def _slots_of(self, key: str) -> list[int]:
         epoch, high, low = parse_key_reference(key)

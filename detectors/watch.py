@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     from detectors.reference import KeyReference, ModelReference
     from detectors.track import Means
 
-BUDGETS = (1e-2, 1e-3, 1e-5)
+BUDGETS = (1e-2, 1e-3, 1e-4)
 """Share of benign keys that reach notice, warning, critical in their lifetime (`detectors.alert.Level`)."""
+
+EXTRAPOLATION_LIMIT = 200.0
+"""A p-value is never said to be smaller than one over so many times the benign keys known: fifty keys are the
+least for a critical level."""
 
 THRESHOLDS = np.array([-log(budget) for budget in BUDGETS], np.float32)
 
@@ -112,4 +116,7 @@ def compare(means: Means, key: KeyReference, slots: NDArray[np.int64], slabs: Sl
         np.empty(rows, np.float32),
     )
     surprises(z, FAMILY_OF, key.tail_knots, key.tail_surprise, key.tail_slope, *verdict)
+    limit = np.float32(log(EXTRAPOLATION_LIMIT * float(key.key_count[0])))
+    for column in verdict:
+        np.minimum(column, limit, out=column)
     return verdict
