@@ -1,0 +1,90 @@
+"""What a long command owes a person: how far it is, and an orderly end on Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from streams.cli.output import make_console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+LINE_EVERY_S = 10.0
+"""Without a terminal, a line this often."""
+EXIT_INTERRUPTED = 130
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[threading.Event]:
+    """Yield an event that the first Ctrl-C (or SIGTERM) sets; a second one interrupts at once."""
+    stop = threading.Event()
+
+    def interrupted(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def show_progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function that takes how many are done: a bar on a terminal, a line now and then without.
+
+    Parameters
+    ----------
+    what : str
+        What is going on, as an imperative.
+    total : int
+        How many there are to do; 0 if that is not known.
+    unit : str
+        What is counted.
+    """
+    if not sys.stderr.isatty():
+        yield _lines(what, total, unit)
+        return
+    # Imported here: slow, and not needed without a terminal.
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=make_console(err=True), transient=True) as bar:
+        task = bar.add_task(what, total=total or None)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _lines(what: str, total: int, unit: str) -> Callable[[int], None]:
+    due = time.monotonic() + LINE_EVERY_S
+
+    def tell(done: int) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + LINE_EVERY_S
+            of = f" of {total:,}" if total else ""
+            click.echo(f"{what}: {done:,}{of} {unit}", err=True)
+
+    return tell

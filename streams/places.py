@@ -1,0 +1,127 @@
+"""Where traffic comes from and goes to, as written on the command line: a file, `-`, or a topic of a Kafka.
+
+A topic is written `kafka://host:port[,host:port]/topic`, to read from with a range of offsets behind it, the
+same in every partition: `@100..200` (100 to 199), `@100..` or `@..200`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import sys
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
+
+from streams.bus.base import Message
+from streams.errors import ModelwardenError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STANDARD = "-"
+FILE_TOPIC = "events"
+_TOPIC = re.compile(
+    r"kafka://(?P<bootstrap>[^\s,/@]+:\d+(?:,[^\s,/@]+:\d+)*)/(?P<topic>[a-zA-Z0-9._-]{1,249})"
+    r"(?:@(?P<first>\d*)\.\.(?P<last>\d*))?"
+)
+
+
+class PlaceError(ModelwardenError):
+    """A place is badly written, or cannot be read."""
+
+
+class TopicPlace(msgspec.Struct, frozen=True):
+    """A topic of a Kafka, and the offsets to read."""
+
+    bootstrap: str
+    topic: str
+    first: int = 0
+    last: int | None = None
+    """The first offset that is not read; None for the end as it stands."""
+
+
+def parse_place(text: str) -> TopicPlace | Path:
+    """Read a place; a path, `-` among them, if it does not begin with `kafka://`.
+
+    Raises
+    ------
+    PlaceError
+        If the address of a topic is badly written.
+    """
+    if not text.startswith("kafka:"):
+        return Path(text)
+    match = _TOPIC.fullmatch(text)
+    if match is None:
+        why = "not the address of a topic"
+        raise PlaceError(
+            text, why, "Write kafka://host:port/topic, and to read a part of it @from..to behind"
+        )
+    last = int(match["last"]) if match["last"] else None
+    place = TopicPlace(match["bootstrap"], match["topic"], int(match["first"] or 0), last)
+    if last is not None and last <= place.first:
+        raise PlaceError(text, "the range of offsets is empty", "Write @from..to with from below to")
+    return place
+
+
+@contextmanager
+def open_writer(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing, or standard output for `-`; gzip if the name ends in `.gz`.
+
+    The gzip stream holds neither a name nor a time, so that equal content makes equal bytes. Raises OSError.
+    """
+    if str(path) == STANDARD:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as raw:
+        if path.suffix != ".gz":
+            yield raw
+            return
+        with gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
+            yield packed  # type: ignore[misc]  # GzipFile has what BinaryIO promises, but not its name
+
+
+def read_lines(path: Path, *, max_line_bytes: int) -> Iterator[tuple[bytes, int]]:
+    """Yield each line without its end, and how many bytes of the file have been read (0 for `-`).
+
+    Of a line longer than `max_line_bytes` only that much and one byte is kept: enough to be refused for its
+    length, too little to fill the memory.
+
+    Raises
+    ------
+    PlaceError
+        If the file is missing, may not be read, or is no gzip file although its name ends in `.gz`.
+    """
+    try:
+        if str(path) == STANDARD:
+            for line in _lines(sys.stdin.buffer, max_line_bytes):
+                yield line, 0
+            return
+        with path.open("rb") as raw:
+            file = gzip.GzipFile(fileobj=raw, mode="rb") if path.suffix == ".gz" else raw
+            for line in _lines(file, max_line_bytes):  # type: ignore[arg-type]  # as in open_writer
+                yield line, raw.tell()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise PlaceError(str(path), f"a damaged gzip file ({error})", "Copy or make it again") from error
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise PlaceError(str(path), why, "Give a file of JSON lines, - for standard input") from error
+
+
+def _lines(file: BinaryIO, max_line_bytes: int) -> Iterator[bytes]:
+    while line := file.readline(max_line_bytes + 1):
+        rest = line
+        while not rest.endswith(b"\n") and (rest := file.readline(65_536)):
+            pass
+        yield line.rstrip(b"\r\n")
+
+
+def file_messages(lines: Iterator[bytes], *, partition: int = 0) -> Iterator[Message]:
+    """Yield the lines of a file as records of a topic `events`; a line's number is its offset."""
+    for offset, line in enumerate(lines):
+        yield Message(topic=FILE_TOPIC, partition=partition, offset=offset, value=line)
