@@ -50,8 +50,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     family: Family
     key_p_value: float
     """Share of benign keys expected to look at least this odd to this family in their lifetime."""
-    e_value_log10: float
-    """Base-10 logarithm of the Shiryaev-Roberts e-detector's value."""
+    e_value_log10: float | None = None
+    """Base-10 logarithm of the Shiryaev-Roberts e-detector that bets on the family's events, if one does."""
     extrapolated: bool = False
     """The p-value lies beyond the benign keys known, in a fitted tail."""
 
@@ -71,8 +71,11 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     plan: str | None = None
     level: Level
     key_p_value: float
+    """Share of benign keys expected to look at least this odd, to any family, in their lifetime."""
     e_value_log10: float
+    """Base-10 logarithm of the e-value 1 / (2 sqrt(key_p_value))."""
     extrapolated: bool
+    """The p-value lies beyond the benign keys known, in a fitted tail."""
     families: tuple[Family, ...]
     """Families that agree at this level, strongest first."""
     evidence: tuple[Evidence, ...]

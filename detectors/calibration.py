@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from detectors.base import Slabs
     from detectors.batch import EventBatch
-    from detectors.track import Means
+    from detectors.track import Progress
 
 EVENTS_PER_KEY = 64
 """Events that one key contributes to the event level."""
@@ -94,7 +94,7 @@ def fit_reference(model: str, batches: Sequence[EventBatch]) -> ModelReference:
     peaks = np.empty((len(batches), len(VALUE_OF)), np.float32)
     for held_out in _folds(len(batches)):
         _, spread, paths = _follow(samples, batches, ~held_out)
-        peaks[held_out] = [peak(paths[k], spread) for k in np.flatnonzero(held_out)]
+        peaks[held_out] = [z_values(paths[k], spread).max(axis=0) for k in np.flatnonzero(held_out)]
     event, spread, _ = _follow(samples, batches, np.ones(len(batches), bool))
     return ModelReference(model, event, make_key_reference(spread, fit_tails(peaks), len(batches)))
 
@@ -107,7 +107,7 @@ def _folds(count: int) -> list[NDArray[np.bool_]]:
 
 def _follow(
     samples: Sequence[Sample], batches: Sequence[EventBatch], chosen: NDArray[np.bool_]
-) -> tuple[EventReference, Spread, list[Means]]:
+) -> tuple[EventReference, Spread, list[Progress]]:
     """Learn events and spread from the chosen keys, and follow every key with them."""
     event = fit_events(join_samples([s for s, taken in zip(samples, chosen, strict=True) if taken]))
     track = Track(event)
@@ -200,12 +200,11 @@ def fit_spread(slabs: Slabs, contamination_ratio: float = 0.0) -> Spread:
     return Spread(*(np.array(column, np.float32)[VALUE_OF] for column in zip(*columns, strict=True)))
 
 
-def peak(path: Means, spread: Spread) -> NDArray[np.float32]:
-    """Return each statistic's largest z-value over a key's life: float32 (S,), -inf where it has none."""
+def z_values(path: Progress, spread: Spread) -> NDArray[np.float32]:
+    """Standardise running means: float32 (n, S), -inf where a statistic has seen too little."""
     z = np.empty_like(path.mean)
     standardise(path.mean, path.mass, HORIZONS, spread.mean, spread.within, spread.between, z)
-    highest: NDArray[np.float32] = z.max(axis=0)
-    return highest
+    return z
 
 
 def fit_tails(peaks: NDArray[np.float32], contamination_ratio: float = 0.0) -> Tails:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from math import exp, log
+from math import exp, isfinite, log, nan
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from detectors.alert import FAMILY_TECHNIQUES, LEVELS, Alert, Evidence, Feature, alert_id
 from detectors.batch import format_key_reference
-from detectors.statistics import FAMILIES, STATISTICS
+from detectors.statistics import BETS, FAMILIES, STATISTICS, VALUES
 from detectors.watch import BUDGETS, THRESHOLDS
 
 if TYPE_CHECKING:
@@ -89,11 +89,18 @@ def _evidence(reached: Reached, key_reference: KeyReference) -> tuple[Evidence, 
         Evidence(
             family=FAMILIES[f],
             key_p_value=max(exp(-float(reached.by_family[f])), _SMALLEST),
-            e_value_log10=e_value_log10(float(reached.by_family[f])),
+            e_value_log10=_e_detector(FAMILIES[f], reached),
             extrapolated=exp(-float(reached.by_family[f])) < smallest,
         )
         for f in np.argsort(-reached.by_family, kind="stable")
     )
+
+
+def _e_detector(family: Family, reached: Reached) -> float | None:
+    """Return the e-detector that bets on the family's p-values, if one does."""
+    value = next((v.name for v in VALUES if v.family == family), "")
+    log10 = float(reached.e_detector[BETS.index(value)]) if value in BETS else nan
+    return log10 if isfinite(log10) else None
 
 
 def _top(reached: Reached) -> list[int]:

@@ -22,10 +22,10 @@ from detectors.calibration import (
     last_rows,
     make_key_reference,
     sample_rows,
+    z_values,
 )
-from detectors.keylevel import note_peaks, standardise
+from detectors.keylevel import note_peaks
 from detectors.reference import EventReference, KeyReference, ModelReference, as_arrays
-from detectors.statistics import HORIZONS
 from detectors.track import MEAN_FIELDS, Track
 from detectors.watch import Watch
 
@@ -102,19 +102,9 @@ class Learner:
         if self.watch is not None:
             return self.watch.process(batch, slots, slabs, number)
         if self._track is not None:
-            means = self._track.advance(batch, slots, slabs)
+            progress = self._track.advance(batch, slots, slabs)
             if self.spread is not None:
-                z = np.empty_like(means.mean)
-                standardise(
-                    means.mean,
-                    means.mass,
-                    HORIZONS,
-                    self.spread.mean,
-                    self.spread.within,
-                    self.spread.between,
-                    z,
-                )
-                note_peaks(z, slots, slabs["z_peak"])
+                note_peaks(z_values(progress, self.spread), slots, slabs["z_peak"])
         return []
 
     def fit(self, slabs: Slabs, members: NDArray[np.int64]) -> None:

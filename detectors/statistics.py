@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numba import njit
 
+from detectors.evidence import p_values
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
     from detectors.base import Array
     from detectors.reference import EventReference
 
-MAX_SURPRISE = 4.0
-"""Cap of one event's -log10 p, so that no single event decides."""
+LEAST_BET_WEIGHT = 0.5
+"""An event that counts less is not bet on: bets need events that are independent given the past."""
 FULL_NOVELTY = 0.6
 """A query counts fully when it is this far (in median pair distances) from all remembered ones: frames,
 retries and copies are not independent witnesses."""
@@ -79,10 +81,14 @@ WEIGHTED = np.array([s.value.weighted for s in STATISTICS], np.uint8)
 WEIGHTED_VALUE = np.array([v.weighted for v in VALUES], np.uint8)
 
 
+BETS = ("strange", "hard")
+"""p-values per event that the e-detectors bet against."""
+
+
 def event_values(
     scores: Columns, reference: EventReference
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Turn the signals' scores into values and weights.
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Turn the signals' scores into values, weights and p-values to bet against.
 
     Parameters
     ----------
@@ -95,34 +101,33 @@ def event_values(
     -------
     values : float32 (n, len(VALUES)), NaN where a score is absent.
     weight : float32 (n,), between 0 and 1.
+    bets : float32 (n, len(BETS)), NaN where there is nothing to bet on.
     """
-    by_input = surprise(scores["input_distance"], reference.distance_table)
-    by_embedding = surprise(scores["embedding_distance"], reference.embedding_table)
-    strange = np.where(np.isfinite(by_input), by_input, by_embedding)
-    hard = surprise(scores["hardness"], reference.hardness_table)
-    inside = surprise(-scores["overall_distance"], -reference.overall_table[::-1])
+    by_input = p_value(scores["input_distance"], reference.distance_table)
+    by_embedding = p_value(scores["embedding_distance"], reference.embedding_table)
+    odd = np.where(np.isfinite(by_input), by_input, by_embedding)
+    close = p_value(scores["hardness"], reference.hardness_table)
+    inside = p_value(-scores["overall_distance"], -reference.overall_table[::-1])
+    strange, hard = -np.log10(odd), -np.log10(close)
+    novelty = np.nan_to_num(scores["novelty"], nan=1.0)
+    weight = np.square(np.clip(novelty / FULL_NOVELTY, 0, 1)).astype(np.float32)
+    bets = np.stack([odd, close], axis=1)
+    bets[weight < LEAST_BET_WEIGHT] = np.nan
     columns = (
         strange,
         strange * hard,
         hard,
-        inside * hard,
+        -np.log10(inside) * hard,
         scores["label_flip"],
         scores["near_copy"],
         scores["log_rate"],
     )
-    novelty = np.nan_to_num(scores["novelty"], nan=1.0)
-    weight = np.square(np.clip(novelty / FULL_NOVELTY, 0, 1)).astype(np.float32)
-    return np.stack(columns, axis=1).astype(np.float32), weight
+    return np.stack(columns, axis=1).astype(np.float32), weight, bets
 
 
-def surprise(score: NDArray[np.float32], table: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return -log10 of the conformal p-value of each score, at most `MAX_SURPRISE`; NaN stays NaN.
-
-    p = (number of benign scores >= score, + 1/2) / (n + 1) on the sorted table: ties count against surprise.
-    """
-    at_least = len(table) - np.searchsorted(table, score, side="left")
-    value = -np.log10((at_least + 0.5) / (len(table) + 1.0))
-    return np.where(np.isfinite(score), np.minimum(value, MAX_SURPRISE), np.nan).astype(np.float32)
+def p_value(score: NDArray[np.float32], table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the conservative conformal p-value, (#{c >= s} + 1) / (k + 1): ties count against surprise."""
+    return p_values(score, table, np.ones(1, np.float32))
 
 
 @njit(cache=True, nogil=True)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from detectors.evidence import evidence_fields, update
 from detectors.signals import ALL_SIGNALS
 from detectors.statistics import (
+    BETS,
     HORIZONS,
     STATISTICS,
     VALUE_OF,
@@ -40,15 +42,25 @@ MEAN_FIELDS: Fields = {
 
 TRACK_FIELDS: Fields = {
     **MEAN_FIELDS,
+    **evidence_fields(len(BETS)),
     **{name: spec for signal in ALL_SIGNALS.values() for name, spec in signal.fields.items()},
 }
 
 
-class Means(NamedTuple):
-    """State of the running means after each row: float32 (n, S)."""
+class Progress(NamedTuple):
+    """Where each row's key stands after the row, n rows.
+
+    Attributes
+    ----------
+    mean, mass : float32 (n, S)
+        The running means, and the mass each rests on.
+    e_detector : float32 (n, len(BETS))
+        log10 of the Shiryaev-Roberts e-detectors; NaN while nothing was bet.
+    """
 
     mean: NDArray[np.float32]
     mass: NDArray[np.float32]
+    e_detector: NDArray[np.float32]
 
 
 class Track:
@@ -59,15 +71,15 @@ class Track:
         self._reference = reference
         self._signals = [make(reference) for make in ALL_SIGNALS.values()]
 
-    def advance(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> Means:
+    def advance(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> Progress:
         """Score every row, in order, and update its key's slabs."""
         scores: dict[str, NDArray[np.float32]] = {}
         for signal in self._signals:
             scores |= zip(signal.scores, signal.score(batch, slots, slabs).T, strict=True)
-        values, weight = event_values(scores, self._reference)
-        means = Means(*(np.empty((len(batch), len(STATISTICS)), np.float32) for _ in range(2)))
+        values, weight, bets = event_values(scores, self._reference)
+        mean, mass = (np.empty((len(batch), len(STATISTICS)), np.float32) for _ in range(2))
         update_means(
             values, weight, slots, *(slabs[name] for name in MEAN_FIELDS),
-            VALUE_OF, HORIZONS, WEIGHTED, WEIGHTED_VALUE, *means,
+            VALUE_OF, HORIZONS, WEIGHTED, WEIGHTED_VALUE, mean, mass,
         )  # fmt: skip
-        return means
+        return Progress(mean, mass, update(bets, slots, slabs["evidence"]))

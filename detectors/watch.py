@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from detectors.base import Fields, Slabs
     from detectors.batch import EventBatch
     from detectors.reference import KeyReference, ModelReference
-    from detectors.track import Means
+    from detectors.track import Progress
 
 BUDGETS = (1e-2, 1e-3, 1e-4)
 """Share of benign keys that reach notice, warning, critical in their lifetime (`detectors.alert.Level`)."""
@@ -55,6 +55,8 @@ class Reached(NamedTuple):
     """-ln p by statistic, (S,)."""
     mean: NDArray[np.float32]
     """The running means, (S,)."""
+    e_detector: NDArray[np.float32]
+    """log10 of the e-detectors, (len(BETS),)."""
 
 
 class Watch:
@@ -79,8 +81,8 @@ class Watch:
         number: NDArray[np.int64],  # noqa: ARG002 - a learner needs it
     ) -> list[Reached]:
         """Score the rows, in order; return those at which a key first reached a level."""
-        means = self._track.advance(batch, slots, slabs)
-        verdict = compare(means, self.reference.key, slots, slabs)
+        progress = self._track.advance(batch, slots, slabs)
+        verdict = compare(progress, self.reference.key, slots, slabs)
         levels = np.empty(len(batch), np.uint8)
         raise_levels(verdict.overall, slots, THRESHOLDS, slabs["level"], slabs["surprise_peak"], levels)
         return [
@@ -90,7 +92,8 @@ class Watch:
                 surprise=float(verdict.overall[row]),
                 by_family=verdict.by_family[row],
                 by_statistic=verdict.by_statistic[row],
-                mean=means.mean[row],
+                mean=progress.mean[row],
+                e_detector=progress.e_detector[row],
             )
             for row in np.flatnonzero(levels)
         ]
@@ -104,11 +107,12 @@ class Verdict(NamedTuple):
     overall: NDArray[np.float32]
 
 
-def compare(means: Means, key: KeyReference, slots: NDArray[np.int64], slabs: Slabs) -> Verdict:
+def compare(progress: Progress, key: KeyReference, slots: NDArray[np.int64], slabs: Slabs) -> Verdict:
     """Compare running means with those of benign keys, and note the keys' largest z-values."""
     rows = len(slots)
-    z = np.empty_like(means.mean)
-    standardise(means.mean, means.mass, HORIZONS, key.mean, key.within_variance, key.between_variance, z)
+    z = np.empty_like(progress.mean)
+    level = key.mean, key.within_variance, key.between_variance
+    standardise(progress.mean, progress.mass, HORIZONS, *level, z)
     note_peaks(z, slots, slabs["z_peak"])
     verdict = Verdict(
         np.empty((rows, len(STATISTICS)), np.float32),
