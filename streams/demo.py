@@ -7,11 +7,33 @@ command's signature and obeys it. The clock is the traffic's own.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from streams.sandbox import STOPPING, Customer, Sandbox
+from detectors.engine import Engine
+from sinks.files import FileSink
+from sinks.policy import PolicyEngine
+from sinks.policyfile import load_policy
+from sinks.signing import Signer
+from streams.bus.memory import MemoryBus
+from streams.pipeline import Pipeline
+from streams.report import versions
+from streams.samples import load_references, load_sample
+from streams.sandbox import STOPPING, Customer, Sandbox, spread_attacks
+from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from detectors.alert import Alert
+    from sinks.records import Command
+    from streams.bus.base import Message
+    from streams.clock import Clock
 
 STEP_CALLS = 32
 """Calls between two passes of the pipeline: what a serving layer makes while a command is on its way."""
@@ -76,3 +98,147 @@ def _attack_result(customer: Customer, *, named_twice: bool) -> AttackResult:
         families=() if told is None else told.families,
         sentence=None if told is None else told.sentence,
     )
+
+
+def next_run_folder(parent: Path) -> Path:
+    """Make the folder of the next run: 1, 2, 3 and so on below `parent`."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((int(path.name) for path in parent.iterdir() if path.name.isdecimal()), default=0)
+    folder = parent / str(number)
+    folder.mkdir()
+    return folder
+
+
+class View(Protocol):
+    """What is told as the demonstration runs."""
+
+    def moved(self, time_ms: int) -> None:
+        """Note that calls were made, up to an event time."""
+
+    def alert(self, alert: Alert, customer: Customer) -> None:
+        """Show an alert."""
+
+    def command(self, command: Command, customer: Customer) -> None:
+        """Show a command that the serving layer obeyed."""
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What was run, so that it can be run again."""
+
+    schema: int = 1
+    started_ms: int
+    versions: dict[str, str]
+    settings: Settings
+    policy_version: str
+    references: dict[str, str]
+    """Content hash by model."""
+    result: DemoResult
+
+
+class Demo:
+    """One run: sandbox, bus, pipeline and files.
+
+    Parameters
+    ----------
+    folder : Path
+        Where alerts, decisions, commands and the run's record are written.
+    clock : Clock
+        For the pace and the rate shown; detection sees the traffic's own time only.
+    """
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self.folder = folder
+        self._clock = clock
+        self._sink = FileSink(folder)
+        self._bus = MemoryBus({"events": 1, "commands": 1})
+        self._places = {("events", 0): 0, ("commands", 0): 0}
+        self._settings = Settings()
+        signer = Signer(Ed25519PrivateKey.generate())
+        with as_file(files("deploy") / "policies" / "sandbox.yaml") as path:
+            self._policy = load_policy(path)
+        self._references = load_references()
+        engine = Engine(self._settings.engine, self._references)
+        self._pipeline = Pipeline(engine, PolicyEngine(self._policy, signer), self._settings)
+        self.sandbox = Sandbox(
+            spread_attacks(load_sample()),
+            lambda key, value: self._bus.send("events", value, key=key.encode()),
+            {signer.key_id: signer.public_key},
+        )
+
+    def run(self, view: View, events_per_s: float) -> DemoResult:
+        """Make every call, tell the view, and write the record.
+
+        Parameters
+        ----------
+        view : View
+        events_per_s : float
+            Pace; 0 for as fast as possible.
+        """
+        sandbox, start_s = self.sandbox, self._clock.monotonic_s()
+        self._started_ms = self._clock.now_ms()
+        time_ms = 0
+        for time_ms in sandbox.calls():
+            if sandbox.calls_made % STEP_CALLS == 0:
+                self._pass(view)
+                elapsed_s = self._clock.monotonic_s() - start_s
+                sandbox.events_per_s = sandbox.answered / max(elapsed_s, 1e-3)
+                view.moved(time_ms)
+                if events_per_s:
+                    time.sleep(max(0.0, sandbox.calls_made / events_per_s - elapsed_s))
+        self._pass(view)
+        view.moved(time_ms)
+        return self._finish(self._clock.monotonic_s() - start_s)
+
+    def _pass(self, view: View) -> None:
+        """Let the pipeline catch up, publish what it found, and let the serving layer obey."""
+        outputs = self._pipeline.process(self._read("events"))
+        for alert in outputs.alerts:
+            customer = self.sandbox.customers[alert.key]
+            customer.alerts.append(alert)
+            view.alert(alert, customer)
+        self._sink.write("alerts", outputs.alerts)
+        self._sink.write("decisions", outputs.decisions)
+        self._sink.write("commands", outputs.commands)
+        for command in outputs.commands:
+            self._bus.send("commands", msgspec.json.encode(command), key=command.key.encode())
+        for message in self._read("commands"):
+            view.command(*self.sandbox.receive(message.value or b""))
+
+    def _read(self, topic: str) -> list[Message]:
+        """Take what is new on a topic."""
+        messages = [m for part in self._bus.read([topic], start=self._places) for m in part]
+        self._places[topic, 0] += len(messages)
+        return messages
+
+    def _finish(self, seconds: float) -> DemoResult:
+        """Close the files, sum up and write the record."""
+        self._sink.close()
+        benign = [customer for customer in self.sandbox.customers.values() if customer.is_benign]
+        written = {kind: str(self.folder / f"{kind}.jsonl") for kind in ("alerts", "decisions", "commands")}
+        record_path = self.folder / "run.json"
+        attacks = attack_results(self.sandbox)
+        result = DemoResult(
+            events=self.sandbox.answered,
+            calls_refused=self.sandbox.refused,
+            seconds=round(seconds, 3),
+            attacks=attacks,
+            benign_watched=sum(customer.answered > 0 for customer in benign),
+            benign_noticed=sum(bool(customer.alerts) for customer in benign),
+            benign_harmed=self.sandbox.keys_harmed,
+            files=written | {"record": str(record_path)},
+            next_commands=(
+                f"modelwarden key explain {attacks[0].key} --from {self.folder}",
+                "modelwarden simulate --help      (traffic of your own choice, to a file or to Kafka)",
+                "modelwarden kafka up             (then `modelwarden worker`: the same on a real broker)",
+            ),
+        )
+        record = RunRecord(
+            started_ms=self._started_ms,
+            versions=versions(),
+            settings=self._settings,
+            policy_version=self._policy.policy_version,
+            references={model: reference.version for model, reference in self._references.items()},
+            result=result,
+        )
+        record_path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        return result

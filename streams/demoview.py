@@ -168,7 +168,7 @@ def command_line(command: Command, customer: Customer) -> Text:
         (f"✔ {command.action:<8} ", "bold green"),
         (f"{_short(command.key)} ", "cyan"),
         f"{customer.words:<{NAME_WIDTH}} after {customer.answered:<5,}",
-        (f" signed, until {clock_time(command.expires_ms)}", "dim"),
+        (f" until {clock_time(command.expires_ms)}", "dim"),
         no_wrap=True,
         overflow="ellipsis",
     )
@@ -178,8 +178,8 @@ def show_result(result: DemoResult, console: Console) -> None:
     """Print what became of every attack and every customer, and where the records lie."""
     console.print(_attack_table(result.attacks))
     for attack in result.attacks:
-        if attack.sentence is not None:
-            console.print(Text.assemble((f"{attack.name}: ", "bold"), attack.sentence))
+        said = attack.sentence or f"not found within its {attack.queries_wanted:,} queries."
+        console.print(Text.assemble((f"{attack.name}: ", "bold"), said))
     console.print()
     console.print(
         Text.assemble(

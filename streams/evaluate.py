@@ -10,9 +10,7 @@ The report holds no time, path or chance: two runs on the same files are identic
 from __future__ import annotations
 
 import fnmatch
-import platform
 from collections import defaultdict
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,7 +19,16 @@ import numpy as np
 from detectors.calibration import fit_reference
 from detectors.engine import Engine, EngineSettings
 from sinks.errors import ModelwardenError
-from streams.report import BUDGETS, BenignShare, DayCount, FileOutcome, Outcome, ReferenceNote, Report
+from streams.report import (
+    BUDGETS,
+    BenignShare,
+    DayCount,
+    FileOutcome,
+    Outcome,
+    ReferenceNote,
+    Report,
+    versions,
+)
 from streams.traces import WEEK_START_MS, KeyTrace, arrival_order, interleave
 
 if TYPE_CHECKING:
@@ -284,10 +291,9 @@ def _days(found: Findings) -> list[DayCount]:
 
 def _report(mode: str, settings: EngineSettings, outcomes: Sequence[Outcome]) -> Report:
     """Make a report without the parts that only one mode has."""
-    packages = ("modelwarden", "numpy", "numba", "scipy", "river")
     return Report(
         mode=mode,
-        versions={name: version(name) for name in packages} | {"python": platform.python_version()},
+        versions=versions(),
         settings=settings,
         budgets={name: tuple(levels) for name, levels in BUDGETS.items()},
         references=(),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+from importlib.metadata import version
+
 import msgspec
 
 from detectors.alert import LEVELS, Level
@@ -101,3 +104,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     def dump(self) -> bytes:
         """Write as indented JSON, the same on every run."""
         return msgspec.json.format(msgspec.json.encode(self, order="sorted"), indent=1) + b"\n"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results depend on, by package."""
+    packages = ("modelwarden", "numpy", "numba", "scipy", "river")
+    return {name: version(name) for name in packages} | {"python": platform.python_version()}

@@ -28,9 +28,8 @@ ATTACK_WORDS = {
     "uniform": "uniform noise",
     "knockoff_rand_kmnist": "Knockoff Nets, foreign letters",
     "jbda": "Jacobian augmentation (JbDA)",
-    "trnd_ifgsm": "targeted steps (T-RND)",
-    "tramer_ls": "line search on the boundary",
-    "square": "Square attack, probing",
+    "tramer_ls": "line search between noise",
+    "tramer_nat": "line search between inputs",
     "tramer_online": "random points, online learner",
 }
 HARMFUL = frozenset({"throttle", "coarsen", "challenge", "suspend", "revoke"})

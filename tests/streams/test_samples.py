@@ -31,6 +31,7 @@ def test_sample_holds_enough_customers_and_attacks(sample: list[KeyTrace]) -> No
     assert len({trace.persona for trace in benign if trace.victim == "mnist"}) == 11
     assert len({trace.persona for trace in benign if trace.victim == "adult"}) == 9
     assert len({trace.attack for trace in attacks}) >= 5
+    assert len(attacks) >= 6
     # Enough is left to stream when every attack is refused from its first query on.
     assert sum(map(len, benign)) >= 20_000
 
