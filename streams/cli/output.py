@@ -79,7 +79,8 @@ def print_rows(
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name, heading in columns.items():
-        table.add_column(heading, justify="right" if name in right else "left")
+        # A key reference is of use only whole.
+        table.add_column(heading, justify="right" if name in right else "left", no_wrap=name == "key")
     for row in listed:
         values = row if isinstance(row, dict) else msgspec.structs.asdict(row)
         table.add_row(*(cell if isinstance(cell := values[name], Text) else _cell(cell) for name in columns))

@@ -59,6 +59,7 @@ def show_progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], 
     # Imported here: slow, and not needed without a terminal.
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
+        DownloadColumn,
         MofNCompleteColumn,
         Progress,
         TextColumn,
@@ -68,8 +69,7 @@ def show_progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
+        *([DownloadColumn()] if unit == "bytes" else [MofNCompleteColumn(), TextColumn(unit)]),
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=make_console(err=True), transient=True) as bar:

@@ -136,10 +136,11 @@ def command(*, show_names: bool, to: str, rate: float, labels: Path | None, **op
     kinds = [label.kind for label in simulation.labels()]
     if labels is not None:
         labels.write_bytes(msgspec.json.format(msgspec.json.encode(simulation.labels()), indent=1) + b"\n")
+    of = f" of {len(simulation):,}" if interrupted else ""
     click.echo(
-        f"{'Interrupted: ' if interrupted else ''}{sent:,} events"
-        f"{f' of {len(simulation):,}' if interrupted else ''} to {to if to != STANDARD else 'standard output'}"
-        f" ({kinds.count('benign'):,} benign keys, {kinds.count('attack'):,} attacks, "
+        f"{'Interrupted: ' if interrupted else ''}{sent:,} events{of} to "
+        f"{'standard output' if to == STANDARD else to} "
+        f"({kinds.count('benign'):,} benign keys, {kinds.count('attack'):,} attacks, "
         f"{_words(simulation.duration_ms)} of event time)",
         err=True,
     )

@@ -1,0 +1,255 @@
+"""History through the pipeline: files of events, or a part of a topic. Nothing leaves; results are returned.
+
+A topic's partitions have a pipeline each, as with workers, so the result does not depend on the order in
+which partitions are read. Files are one partition; an event's offset is its line, counted over all files
+from 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from detectors.alert import LEVELS, Alert
+from streams.deadletter import dead_letter
+from streams.places import PlaceError, file_messages, read_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from sinks.files import FileSink
+    from sinks.records import Command, DeadLetter, Decision
+    from streams.bus.base import Bus, Message
+    from streams.pipeline import Outputs, Pipeline
+    from streams.places import TopicPlace
+
+BATCH_MESSAGES = 4096
+KEPT_REJECTIONS = 1000
+"""Rejections kept in full; all are counted."""
+
+
+class AlertedKey(msgspec.Struct, frozen=True, kw_only=True):
+    """One key with what was found about it."""
+
+    key: str
+    model: str
+    level: str
+    """The highest."""
+    first_query: int
+    """The key's own events up to the first alert."""
+    alerts: int
+    families: tuple[str, ...]
+    actions: tuple[str, ...]
+    """What the policy would do, in order."""
+    sentence: str
+
+
+class Replayed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replay found; the same input and settings give the same bytes."""
+
+    schema: int = 1
+    sources: tuple[str, ...]
+    complete: bool
+    """False: interrupted, and everything here is of the part that was read."""
+    events: int
+    rejected: dict[str, int]
+    """By reason."""
+    keys: int
+    """Keys in the state at the end, each model's counted."""
+    models_without_reference: tuple[str, ...]
+    """They were learned from this traffic itself."""
+    alerts: dict[str, int]
+    """By level."""
+    keys_alerted: tuple[AlertedKey, ...]
+    """Highest level first, then in order of time."""
+    mode: str
+    """Of the policy."""
+    policy_version: str
+    decisions: dict[str, int]
+    """By action."""
+    withheld: dict[str, int]
+    """Decisions that no command follows from, by why."""
+    commands: dict[str, int]
+    """By action: what would have been sent. A replay sends nothing."""
+
+
+@dataclass
+class Collected:
+    """What came of a replay so far."""
+
+    alerts: list[Alert] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)
+    events: int = 0
+
+    def add(self, outputs: Outputs) -> None:
+        """Take what came of some messages."""
+        self.events += outputs.events
+        self.alerts += outputs.alerts
+        self.decisions += outputs.decisions
+        self.commands += outputs.commands
+        self.rejected.update(rejection.reason for rejection in outputs.rejections)
+        room = KEPT_REJECTIONS - len(self.dead_letters)
+        self.dead_letters += map(dead_letter, outputs.rejections[: max(room, 0)])
+
+    def sort(self) -> None:
+        """Bring everything into an order that does not depend on how partitions were read."""
+        self.alerts.sort(key=lambda alert: (alert.time_ms, alert.partition, alert.offset))
+        place = {alert.alert_id: index for index, alert in enumerate(self.alerts)}
+        self.decisions.sort(key=lambda decision: place[decision.alert_id])
+        self.commands.sort(key=lambda command: place[command.alert_id])
+        self.dead_letters.sort(key=lambda letter: (letter.partition, letter.offset))
+
+    def write(self, sink: FileSink) -> None:
+        """Write everything as a run's files."""
+        sink.write("alerts", self.alerts)
+        sink.write("decisions", self.decisions)
+        sink.write("commands", self.commands)
+        sink.write("dead-letters", self.dead_letters)
+
+
+class Replay:
+    """One replay.
+
+    Parameters
+    ----------
+    build : callable
+        Makes an empty pipeline for history.
+    stopped : callable
+        Asked before each batch; True ends the replay with what there is.
+    tell : callable
+        Told how far the replay is, in the units of what it reads: bytes of files, records of a topic.
+    """
+
+    def __init__(
+        self, build: Callable[[], Pipeline], stopped: Callable[[], bool], tell: Callable[[int], None]
+    ) -> None:
+        self._build = build
+        self._stopped = stopped
+        self._tell = tell
+        self._pipelines: dict[int, Pipeline] = {}
+        self.collected = Collected()
+        self.complete = False
+
+    def files(self, paths: Sequence[Path], max_message_bytes: int) -> None:
+        """Replay files, in the order given. Raises ModelwardenError."""
+        messages = file_messages(self._lines(paths, max_message_bytes))
+        self._run(iter(lambda: list(islice(messages, BATCH_MESSAGES)), []))
+
+    def _lines(self, paths: Sequence[Path], max_line_bytes: int) -> Iterator[bytes]:
+        before = 0
+        for path in paths:
+            for number, (line, read) in enumerate(read_lines(path, max_line_bytes=max_line_bytes)):
+                if number % BATCH_MESSAGES == 0:
+                    self._tell(before + read)
+                yield line
+            before += path.stat().st_size if path.is_file() else 0
+
+    def topic(self, bus: Bus, place: TopicPlace) -> None:
+        """Replay a part of a topic. Raises ModelwardenError and BusError."""
+        ends = topic_ends(bus, place)
+        start = {(place.topic, partition): place.first for partition in ends}
+        self._run(
+            self._batches(bus.read([place.topic], start=start, max_records=BATCH_MESSAGES), place.first, ends)
+        )
+
+    def _batches(
+        self, batches: Iterator[list[Message]], first: int, ends: dict[int, int]
+    ) -> Iterator[list[Message]]:
+        """Yield lists of one partition, up to its end; stop when every partition is there."""
+        left = {partition for partition, end in ends.items() if end > first}
+        read = 0
+        for batch in batches:
+            for partition, end in ends.items():
+                part = [m for m in batch if m.partition == partition and m.offset < end]
+                if part:
+                    yield part
+                    read += len(part)
+                if any(m.partition == partition and m.offset >= end - 1 for m in batch):
+                    left.discard(partition)
+            self._tell(read)
+            if not left:
+                return
+
+    def _run(self, batches: Iterator[list[Message]]) -> None:
+        for batch in batches:
+            if self._stopped():
+                break
+            partition = batch[0].partition
+            if partition not in self._pipelines:
+                self._pipelines[partition] = self._build()
+            self.collected.add(self._pipelines[partition].process(batch))
+        else:
+            self.complete = True
+        self.collected.sort()
+
+    @property
+    def models(self) -> set[str]:
+        """Models that the state has keys of."""
+        return {s.model for pipeline in self._pipelines.values() for s in pipeline.engine.summaries()}
+
+    @property
+    def key_count(self) -> int:
+        """Keys in the state, each model's counted."""
+        return sum(pipeline.engine.key_count for pipeline in self._pipelines.values())
+
+
+def topic_ends(bus: Bus, place: TopicPlace) -> dict[int, int]:
+    """Return, per partition, the first offset that is not replayed. Raises BusError, PlaceError."""
+    ends = bus.end_offsets(place.topic)
+    if place.first and all(end <= place.first for end in ends.values()):
+        what = f"kafka://{place.bootstrap}/{place.topic}@{place.first}.."
+        raise PlaceError(what, f"the topic ends before, at {max(ends.values())}", "Begin earlier")
+    return {p: end if place.last is None else min(end, place.last) for p, end in ends.items()}
+
+
+def summarise(replay: Replay, **known: Any) -> Replayed:
+    """Sum up a replay; `known` are the fields of `Replayed` that it does not know itself."""
+    collected = replay.collected
+    levels = Counter(alert.level for alert in collected.alerts)
+    return Replayed(
+        complete=replay.complete,
+        events=collected.events,
+        rejected=dict(sorted(collected.rejected.items())),
+        keys=replay.key_count,
+        alerts={level: levels[level] for level in LEVELS},
+        keys_alerted=_alerted_keys(collected),
+        decisions=_count(decision.action for decision in collected.decisions),
+        withheld=_count(decision.withheld for decision in collected.decisions if decision.withheld),
+        commands=_count(command.action for command in collected.commands),
+        **known,
+    )
+
+
+def _count(names: Iterator[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
+
+
+def _alerted_keys(collected: Collected) -> tuple[AlertedKey, ...]:
+    alerts: dict[tuple[str, str], list[Alert]] = {}
+    for alert in collected.alerts:
+        alerts.setdefault((alert.key, alert.model), []).append(alert)
+    actions = {decision.alert_id: decision.action for decision in collected.decisions}
+    rows = []
+    for (key, model), found in alerts.items():
+        highest = max(found, key=lambda alert: LEVELS.index(alert.level))
+        rows.append(
+            AlertedKey(
+                key=key,
+                model=model,
+                level=highest.level,
+                first_query=found[0].query_count,
+                alerts=len(found),
+                families=highest.families,
+                actions=tuple(actions[a.alert_id] for a in found if a.alert_id in actions),
+                sentence=highest.sentence,
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: -LEVELS.index(row.level)))
