@@ -1,0 +1,101 @@
+"""The kernels of the key level against plain Python, and what the statistics promise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors.keylevel import MINIMUM_MASS, raise_levels, standardise
+from detectors.slabs import make_slabs
+from detectors.statistics import (
+    FAMILIES,
+    FAMILY_OF,
+    HORIZONS,
+    STATISTICS,
+    VALUE_OF,
+    VALUES,
+    WEIGHTED,
+    WEIGHTED_VALUE,
+    p_value,
+    update_means,
+)
+from detectors.track import MEAN_FIELDS
+
+
+def plain_means(values: Any, weight: Any, slots: Any, keys: int) -> tuple[Any, Any]:
+    """What `update_means` should give, one event and one statistic at a time."""
+    mean = np.zeros((keys, len(STATISTICS)))
+    mass = np.zeros((keys, len(STATISTICS)))
+    out = []
+    for row, slot in enumerate(slots):
+        for s, statistic in enumerate(STATISTICS):
+            value = values[row][VALUES.index(statistic.value)]
+            share = weight[row] if statistic.value.weighted else 1.0
+            if share > 0 and not np.isnan(value):
+                mass[slot, s] = min(mass[slot, s] + share, statistic.horizon)
+                mean[slot, s] += (value - mean[slot, s]) * share / mass[slot, s]
+        out.append((mean[slot].copy(), mass[slot].copy()))
+    return np.array([m for m, _ in out]), np.array([w for _, w in out])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60))
+def test_running_means_equal_plain_python(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.exponential(1, (count, len(VALUES))).astype(np.float32)
+    values[rng.random(values.shape) < 0.1] = np.nan
+    weight = rng.choice([0.0, 0.3, 1.0], count).astype(np.float32)
+    slots = rng.integers(0, 3, count)
+    slabs = make_slabs(MEAN_FIELDS, 3)
+    mean, mass = (np.empty((count, len(STATISTICS)), np.float32) for _ in range(2))
+    columns = (VALUE_OF, HORIZONS, WEIGHTED, WEIGHTED_VALUE)
+    update_means(values, weight, slots, *(slabs[n] for n in MEAN_FIELDS), *columns, mean, mass)
+    plain_mean, plain_mass = plain_means(values, weight, slots, 3)
+    np.testing.assert_allclose(mean, plain_mean, rtol=2e-3, atol=1e-4)
+    np.testing.assert_allclose(mass, plain_mass, rtol=1e-4)
+    for v, value in enumerate(VALUES):
+        own = (slots == 1) & ~np.isnan(values[:, v])
+        share = weight[own] if value.weighted else np.ones(own.sum())
+        if share.sum() > 0:
+            average = np.average(values[own, v], weights=share)
+            assert slabs["value_mean"][1, v] == pytest.approx(average, rel=2e-3, abs=1e-4)
+            spread = np.average((values[own, v] - average) ** 2, weights=share) * share.sum()
+            assert slabs["value_square"][1, v] == pytest.approx(spread, rel=2e-2, abs=1e-3)
+
+
+def test_a_young_key_has_no_opinion_and_an_old_one_is_compared_by_its_spread() -> None:
+    one = np.ones(1, np.float32)
+    mean = np.full((2, 1), 3.0, np.float32)
+    mass = np.array([[MINIMUM_MASS - 1], [64.0]], np.float32)
+    z = np.empty((2, 1), np.float32)
+    standardise(mean, mass, np.array([128], np.float32), one, 4 * one, 0.5 * one, z)
+    assert z[0, 0] == -np.inf
+    assert z[1, 0] == pytest.approx((3 - 1) / np.sqrt(0.5 + 4 / 64))
+
+
+def test_each_level_is_reached_once_and_only_upwards() -> None:
+    overall = np.array([0, 5, 4, 8, 8, 1, 12, 5], np.float32)
+    level, peak = np.zeros(1, np.uint8), np.zeros(1, np.float32)
+    out = np.empty(len(overall), np.uint8)
+    raise_levels(overall, np.zeros(8, np.int64), np.array([4.6, 6.9, 9.2], np.float32), level, peak, out)
+    assert out.tolist() == [0, 1, 0, 2, 0, 0, 3, 0]
+    assert (level[0], peak[0]) == (3, 12)
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=50), st.floats(-1e6, 1e6, width=32))
+def test_a_p_value_counts_ties_against_surprise(scores: list[float], score: float) -> None:
+    table = np.sort(np.array(scores, np.float32))
+    expected = (sum(c >= np.float32(score) for c in table) + 1) / (len(table) + 1)
+    if np.float32(score) in table:
+        expected = min(expected, 1.0)
+    got = p_value(np.array([score], np.float32), table)[0]
+    assert got == pytest.approx(min(expected, 1.0), rel=1e-6)
+
+
+def test_every_statistic_belongs_to_a_family_that_is_reported() -> None:
+    assert {s.value.family for s in STATISTICS} == set(FAMILIES)
+    assert [FAMILIES[f] for f in FAMILY_OF] == [s.value.family for s in STATISTICS]
