@@ -136,12 +136,12 @@ def decode_events(
         else:
             rows.append(row)
     batch, faults = _build(events, [messages[row] for row in rows], topic, now_ms, max_ahead_ms)
-    if faults:
+    while faults:  # a column that cannot be read at all may hide a second kind of fault
         for at, (reason, detail) in faults.items():
             refused[rows[at]] = Rejection(reason=reason, detail=detail, message=messages[rows[at]])
         events = [event for at, event in enumerate(events) if at not in faults]
         rows = [row for at, row in enumerate(rows) if at not in faults]
-        batch, _ = _build(events, [messages[row] for row in rows], topic, now_ms, max_ahead_ms)
+        batch, faults = _build(events, [messages[row] for row in rows], topic, now_ms, max_ahead_ms)
     return batch, [refused[row] for row in sorted(refused)]
 
 
