@@ -25,7 +25,7 @@ def run(*arguments: str) -> str:
 def test_check_shows_the_default_policy() -> None:
     output = run("check")
     assert "mode observe" in output
-    for word in ("critical-suspend", "warning-throttle", "requests_per_minute 60", "24 h"):
+    for word in ("critical-suspend", "warning-throttle", "requests_per_minute 60", " 24 "):
         assert word in output
 
 
@@ -45,7 +45,7 @@ def test_check_names_the_path_of_a_misspelt_field(tmp_path: Path) -> None:
         run("check", str(path))
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("form", ["table", "json", "ndjson"])
 def test_keygen_writes_a_key_and_prints_only_its_id(tmp_path: Path, form: str) -> None:
     path = tmp_path / "signing.pem"
     output = run("keygen", str(path), "-o", form)
@@ -59,4 +59,4 @@ def test_keygen_writes_a_key_and_prints_only_its_id(tmp_path: Path, form: str) -
 def test_help_has_an_example(arguments: tuple[str, ...]) -> None:
     output = run(*arguments)
     assert "Usage" in output
-    assert arguments == ("--help",) or "Example:" in output
+    assert "Examples:" in output
