@@ -1,8 +1,8 @@
 """From a served call to a record on the events topic, without the raw input or the raw key.
 
-    secret, sketcher = load_secret(), Sketcher(784)
+    sketcher = Sketcher(input_size=784)
     event = make_event(
-        time_ms=now_ms, key=key_reference(api_key, secret, epoch=0), model="digits",
+        time_ms=now_ms, key=key_reference(api_key, secret), model="digits",
         input_sketch=sketcher.sketch(pixels), probabilities=answer,
     )
     emit(event, producer.send, topic="modelwarden.events")
