@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from streams.samples import load_references, load_sample, pack, unpack
+from detectors.reference import ModelReference
+from streams.samples import (
+    REFERENCE_SUFFIX,
+    TRAFFIC_FILE,
+    load_references,
+    load_sample,
+    pack,
+    unpack,
+)
+from streams.samples.build import build
 from streams.traces import WEEK_START_MS, KeyTrace
 
 WEEK_MS = 7 * 86_400_000
+TRACES = Path(__file__).parents[3] / "shared" / "traces"
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +84,22 @@ def test_attribution_names_every_attack_and_licence(sample: list[KeyTrace]) -> N
     assert all(name in text for name in ("CC BY-SA 3.0", "CC BY-SA 4.0", "CC BY 4.0"))
     assert f"{sum(map(len, sample)):,}" in text
     assert f"of {len(sample)} API keys" in text
+
+
+@pytest.mark.traces
+@pytest.mark.skipif(
+    not TRACES.is_dir(), reason=f"no recordings at {TRACES}: nothing to build the sample from"
+)
+def test_sample_and_references_are_what_the_code_makes(tmp_path: Path) -> None:
+    """Fails when detection changed and `python -m streams.samples.build` was not run again."""
+    build(TRACES, tmp_path)
+    shipped = files("streams.samples")
+    assert (tmp_path / TRAFFIC_FILE).read_bytes() == shipped.joinpath(TRAFFIC_FILE).read_bytes()
+    for model, reference in load_references().items():
+        built = ModelReference.load((tmp_path / f"{model}{REFERENCE_SUFFIX}").read_bytes())
+        for level in ("event", "key"):
+            ours, theirs = getattr(reference, level), getattr(built, level)
+            for field in fields(ours):
+                np.testing.assert_allclose(
+                    getattr(ours, field.name), getattr(theirs, field.name), rtol=1e-3, atol=1e-5
+                )
