@@ -227,9 +227,9 @@ class Demo:
             benign_harmed=self.sandbox.keys_harmed,
             files=written | {"record": str(record_path)},
             next_commands=(
-                f"modelwarden key explain {attacks[0].key} --from {self.folder}",
-                "modelwarden simulate --help      (traffic of your own choice, to a file or to Kafka)",
-                "modelwarden kafka up             (then `modelwarden worker`: the same on a real broker)",
+                "modelwarden simulate | modelwarden replay - --references sample   (traffic of your own)",
+                "modelwarden kafka up                   (then `modelwarden worker`: on a real broker)",
+                "modelwarden evaluate TRACES            (the scoreboard, on recordings with labels)",
             ),
         )
         record = RunRecord(
