@@ -126,35 +126,40 @@ def _features(reached: Reached, key_reference: KeyReference) -> tuple[Feature, .
 
 
 def _sentence(reached: Reached, key_reference: KeyReference, query_count: int, model: str) -> str:
-    top = _top(reached)
-    budget = BUDGETS[reached.level - 1]
-    what = " and ".join(dict.fromkeys(STATISTICS[s].value.sentence for s in top[:2]))
-    first = STATISTICS[top[0]]
-    observed, expected = float(reached.mean[top[0]]), float(key_reference.median[top[0]])
-    window = f"of its last {first.horizon} queries" if first.horizon > 1 else "now"
-    measure = (
-        f"{observed:.0%} {window} against {expected:.0%} for a typical key"
-        if _UNITS.get(first.value.name) == "ratio"
-        else f"{observed:.2f} {window} against {expected:.2f} for a typical key"
-    )
+    first, *rest = _top(reached)
+    told = [first, *(s for s in rest[:1] if reached.by_statistic[s] >= THRESHOLDS[0])]
+    claims = [_claim(s, reached, key_reference, query_count) for s in told]
+    odds = round(1 / BUDGETS[reached.level - 1])
     return (
-        f"After {query_count} queries to {model} this key sends {what} ({first.name}: {measure}); "
-        f"fewer than {_one_in(budget)} honest keys ever look like this."
+        f"After {query_count} queries to {model}, this key's {'; and '.join(claims)}. "
+        f"Fewer than 1 in {odds:,} honest keys ever get this far."
     )
 
 
-def _one_in(budget: float) -> str:
-    return f"1 in {round(1 / budget):,}"
+def _claim(s: int, reached: Reached, key_reference: KeyReference, query_count: int) -> str:
+    """Say what one statistic shows, beside what a typical key shows."""
+    statistic = STATISTICS[s]
+    last = f"of its last {min(statistic.horizon, query_count)} queries"
+    observed, expected = float(reached.mean[s]), float(key_reference.median[s])
+    match statistic.value.name:
+        case "label_flip" | "near_copy":
+            numbers = f"{observed:.0%} {last}, {expected:.0%} for a typical key"
+        case "rate":
+            numbers = f"{10**observed:,.0f} in the last hour, {10**expected:,.0f} for a typical key"
+        case "strange" | "hard":
+            numbers = f"as rare as 1 benign one in {10**observed:,.0f}; a typical key: {10**expected:,.0f}"
+        case _:
+            numbers = f"score {observed:.1f}, {expected:.1f} for a typical key"
+    return f"{statistic.value.sentence} ({numbers})"
 
 
 def _counterfactual(reached: Reached) -> str:
     """Say what would have kept the alert from firing."""
-    s = _top(reached)[0]
-    short = float(reached.surprise - THRESHOLDS[reached.level - 1])
-    value = STATISTICS[s].value.sentence
+    statistic = STATISTICS[_top(reached)[0]]
     return (
-        f"Fewer {value}: the evidence exceeds this level's bound by {short:.1f} nats, and "
-        f"{STATISTICS[s].name} carries most of it."
+        f"It would not have fired had the evidence been weaker by a factor of "
+        f"{exp(float(reached.surprise - THRESHOLDS[reached.level - 1])):,.1f}; "
+        f"most of it is {statistic.name}: {statistic.value.sentence}."
     )
 
 

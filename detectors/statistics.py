@@ -36,7 +36,7 @@ class Value(NamedTuple):
     name: str
     family: Family
     sentence: str
-    """What a high mean says, for a person."""
+    """What a high mean says of the key's traffic, for a person; follows "this key's"."""
     horizons: tuple[int, ...]
     """Events that each mean remembers; 1 is the latest value alone."""
     weighted: int
@@ -45,17 +45,23 @@ class Value(NamedTuple):
 
 VALUES: tuple[Value, ...] = (
     # -log10 p of the distance from the predicted class
-    Value("strange", "out_of_distribution", "inputs unlike what this model is asked", (16, 128), 1),
+    Value("strange", "out_of_distribution", "inputs are unlike what this model is asked", (16, 128), 1),
     # product of the surprises of distance and margin
-    Value("strange_and_hard", "out_of_distribution", "strange inputs it is unsure about", (16, 128), 1),
+    Value(
+        "strange_and_hard",
+        "out_of_distribution",
+        "inputs are odd and the model unsure of them",
+        (16, 128),
+        1,
+    ),
     # -log10 p of one minus the margin
-    Value("hard", "boundary", "answers close to the decision boundary", (32, 256), 1),
+    Value("hard", "boundary", "answers lie close to the decision boundary", (32, 256), 1),
     # an unusually *small* overall distance, times hard: interpolations lie inside the data
-    Value("inside_and_hard", "boundary", "inputs between classes, as line searches send", (32, 256), 1),
-    Value("label_flip", "boundary", "pairs of close inputs with different answers", (32, 256), 0),
-    Value("near_copy", "near_duplicate", "small changes of its own earlier inputs", (32, 256), 0),
+    Value("inside_and_hard", "boundary", "inputs lie between classes, as in a line search", (32, 256), 1),
+    Value("label_flip", "boundary", "inputs come in close pairs with different answers", (32, 256), 0),
+    Value("near_copy", "near_duplicate", "inputs are small changes of its own earlier ones", (32, 256), 0),
     # log10 of the queries in the last hour
-    Value("rate", "rate", "queries faster than honest keys send them", (1,), 0),
+    Value("rate", "rate", "queries come faster than those of honest keys", (1,), 0),
 )
 
 

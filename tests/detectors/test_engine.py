@@ -144,7 +144,7 @@ def test_an_alert_explains_itself() -> None:
     alert = calibrated().process(far_away(FAR))[0]
     assert alert.offset == alert.query_count - 1
     assert alert.first_offset == 0
-    assert alert.sentence.startswith(f"After {alert.query_count} queries to {MODEL}")
+    assert alert.sentence.startswith(f"After {alert.query_count} queries to {MODEL}, this key's inputs are")
     assert alert.features[0].observed > alert.features[0].benign_high
     assert alert.techniques
     assert alert.reference_version == reference().version
