@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 import msgspec
 
-from sinks.serving.keyref import MIN_SECRET_BYTES
 from streams.cli.output import examples
 from streams.cli.progress import EXIT_INTERRUPTED, show_progress, stop_on_interrupt
 from streams.clock import SystemClock
-from streams.errors import ModelwardenError
 from streams.places import STANDARD, TopicPlace, open_writer, parse_place
 from streams.samples import load_sample
+from streams.secretfile import read_key_secret
 from streams.simulate import MAX_EVENTS, Plan, Simulation, names
 
 if TYPE_CHECKING:
@@ -170,28 +169,13 @@ def _plan(  # noqa: PLR0913 - one parameter per option
     plan = Plan(
         personas=() if personas == "all" else _split(personas),
         attacks=None if attacks == "all" else () if attacks == "none" else _split(attacks),
-        secret=None if key_secret is None else read_secret(key_secret),
+        secret=None if key_secret is None else read_key_secret(key_secret),
         **chosen,
     )
     if is_now and speed is None:
         recorded = Simulation(plan, load_sample())
         speed = max(recorded.duration_ms, 1) / (1000 * len(recorded) / rate)
     return plan if speed is None else msgspec.structs.replace(plan, speed=speed)
-
-
-def read_secret(path: Path) -> bytes:
-    """Read the secret of the key references. A line feed at the end does not count.
-
-    Raises
-    ------
-    ModelwardenError
-        If it is shorter than a secret must be. OSError if it cannot be read.
-    """
-    secret = path.read_bytes().rstrip(b"\r\n")
-    if len(secret) < MIN_SECRET_BYTES:
-        why = f"{len(secret)} bytes, and a key secret has at least {MIN_SECRET_BYTES}"
-        raise ModelwardenError(str(path), why, "Make one with `openssl rand -hex 32`")
-    return secret
 
 
 def _split(text: str) -> tuple[str, ...]:
