@@ -66,11 +66,17 @@ def _run(traces: list[KeyTrace], patterns: list[str], *, live: bool) -> Report:
     from streams.evaluate import choose_live, evaluate, evaluate_live, to_run  # noqa: PLC0415
 
     chosen = choose_live(traces, patterns) if live else to_run(traces)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("events, left"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("events, left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=make_console(err=True), transient=True) as bar:
-        task = bar.add_task("", total=sum(map(len, chosen)))
+        task = bar.add_task("run" if live else "calibrate", total=sum(map(len, chosen)))
 
         def tick(events: int) -> None:
-            bar.advance(task, events)
+            bar.update(task, advance=events, description="run")
 
         return evaluate_live(chosen, tick=tick) if live else evaluate(traces, tick=tick)
