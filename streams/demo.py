@@ -21,6 +21,7 @@ from sinks.policy import PolicyEngine
 from sinks.policyfile import load_policy
 from sinks.signing import Signer
 from streams.bus.memory import MemoryBus
+from streams.deadletter import dead_letter
 from streams.pipeline import Pipeline
 from streams.report import versions
 from streams.samples import load_references, load_sample
@@ -199,6 +200,7 @@ class Demo:
         self._sink.write("alerts", outputs.alerts)
         self._sink.write("decisions", outputs.decisions)
         self._sink.write("commands", outputs.commands)
+        self._sink.write("dead-letters", map(dead_letter, outputs.rejections))
         for command in outputs.commands:
             self._bus.send("commands", msgspec.json.encode(command), key=command.key.encode())
         for message in self._read("commands"):
