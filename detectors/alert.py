@@ -32,7 +32,7 @@ FAMILY_TECHNIQUES: dict[str, tuple[str, ...]] = {
 Replication, Verify Attack, Excessive Queries)."""
 
 
-class Feature(msgspec.Struct, frozen=True, kw_only=True):
+class Feature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One number a person can check: what was seen, and what benign keys of this model show."""
 
     name: str
@@ -44,7 +44,7 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
     unit: str = ""
 
 
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one family of signals says about the key."""
 
     family: Family
@@ -56,7 +56,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """The p-value lies beyond the benign keys known, in a fitted tail."""
 
 
-class Alert(msgspec.Struct, frozen=True, kw_only=True):
+class Alert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An immutable finding about a key, with its evidence and the place from which it can be replayed."""
 
     schema: int = ALERT_SCHEMA
