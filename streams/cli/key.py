@@ -180,7 +180,8 @@ def reference(secret: Path, epoch: int, variable: str | None, output: str) -> No
     """
     from sinks.serving.keyref import key_reference  # noqa: PLC0415 - see show
 
-    made = key_reference(_raw_key(variable), read_key_secret(secret), epoch)
+    loaded = read_key_secret(secret)
+    made = key_reference(_raw_key(variable), loaded, epoch)
     if output == "table":
         click.echo(made)
     else:
