@@ -8,6 +8,8 @@ offsets are fenced (`streams.state`).
 from __future__ import annotations
 
 import asyncio
+import base64
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -16,12 +18,17 @@ from typing import TYPE_CHECKING, Any
 import faust
 import structlog
 
+from detectors.batch import SKETCH_SIZE, format_key_reference
+from sinks.records import ServingEvent
+from sinks.serving.event import encode_event
 from streams.agents.events import add_events_agent
 from streams.agents.feedback import add_feedback_agent
 from streams.agents.policy import PolicyFeed, add_policy_agent
+from streams.bus.base import Message
+from streams.errors import PolicyError
 from streams.faustbatch import BatchTopic, BatchTransport
 from streams.outputs import OutputWriter
-from streams.pipeline import build_pipeline
+from streams.pipeline import build_pipeline, load_references
 from streams.settings import Settings, load_settings
 from streams.state import FencedState
 from streams.topics import TopicError, check_topics
@@ -29,7 +36,7 @@ from streams.topics import TopicError, check_topics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from streams.bus.base import Message
+    from sinks.policyfile import Policy
     from streams.faustbatch import Chunk
     from streams.pipeline import Outputs, Pipeline
 
@@ -39,6 +46,7 @@ HEARTBEAT_S = 1.0
 COMMIT_INTERVAL_S = 1.0
 QUEUED_CHUNKS = 32
 FETCH_BYTES = 4 * 1024 * 1024
+WARM_UP_MS = 1_700_000_000_000
 
 _log = structlog.get_logger(__name__)
 
@@ -82,11 +90,11 @@ class WorkerApp(faust.App):
             raise TopicError(
                 f"topic {wrong[0].topic}", wrong[0].finding + more, "Then start the worker again"
             )
-        await asyncio.to_thread(self.build, settings)
+        await asyncio.to_thread(warm_up, self.build, settings)
         await self.outputs.start()
         policy = await self.policies.catch_up()
         if policy is not None:
-            self.fences.set_policy(policy)
+            self.adopt(policy)
 
     async def on_shutdown(self) -> None:
         """Release the connections, after everything that writes has stopped."""
@@ -105,6 +113,13 @@ class WorkerApp(faust.App):
         except Exception as error:
             await self.stop_for(error)
             raise
+
+    def adopt(self, policy: Policy) -> None:
+        """Put a policy in force; one that cannot be (it needs a signing key, say) is logged and left."""
+        try:
+            self.fences.set_policy(policy)
+        except PolicyError as error:
+            _log.error("policy_refused", source=policy.policy_version, error=str(error))
 
     async def stop_for(self, error: Exception) -> None:
         """Log why the worker cannot go on, and stop it with exit code 1."""
@@ -127,6 +142,26 @@ class WorkerApp(faust.App):
             except Exception as error:
                 await self.stop_for(error)
                 raise
+
+
+def warm_up(build: Callable[[Settings], Pipeline], settings: Settings) -> None:
+    """Compile the kernels on a pipeline that is thrown away; later, compiling would look like a stall."""
+    models = [] if settings.references_path is None else list(load_references(settings.references_path))
+    pipeline = build(settings)
+    sketch = base64.b64encode(bytes(2 * SKETCH_SIZE)).decode()
+    for offset, model in enumerate([*models, "warm-up"]):
+        event = ServingEvent(
+            time_ms=WARM_UP_MS,
+            key=format_key_reference(0, 0, 0),
+            model=model,
+            input_sketch=sketch,
+            embedding_sketch=sketch,
+            top1=0.5,
+            margin=0.1,
+            entropy_nats=1.0,
+        )
+        value = encode_event(event)
+        pipeline.process([Message(topic="warm-up", partition=0, offset=offset, value=value)])
 
 
 def _faust_settings(settings: Settings) -> dict[str, Any]:
@@ -165,6 +200,7 @@ class _Worker(faust.Worker):
 
 def run_worker(app: WorkerApp) -> None:
     """Run the application until it is stopped; exits the process, with code 1 after a failure."""
+    logging.getLogger("kafka").setLevel(logging.WARNING)
     _Worker(app, loglevel="INFO", redirect_stdouts=False).execute_from_commandline()
 
 

@@ -58,6 +58,8 @@ class PartitionState:
     replay_ends: dict[str, int] = field(default_factory=dict)
     """By source topic: where it ended when the state was restored; outputs of records before that may stand
     on the topics already. Empty once all of them are in the pipeline."""
+    oldest: dict[str, int] = field(default_factory=dict)
+    """By source topic: the oldest offset that was there when the state was restored."""
     old_keys: list[bytes] = field(default_factory=list)
     """What earlier generations left on the state topic."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -92,7 +94,14 @@ class FencedState:
         self.partitions: dict[int, PartitionState] = {}
 
     def set_policy(self, policy: Policy) -> None:
-        """Put a policy in force, in all pipelines here and to come."""
+        """Put a policy in force, in all pipelines here and to come.
+
+        Raises
+        ------
+        PolicyError
+            If it cannot be in force here; the one before then stays.
+        """
+        self._build(self._settings).set_policy(policy)
         self._policy = policy
         for state in self.partitions.values():
             state.pipeline.set_policy(policy)
@@ -104,13 +113,15 @@ class FencedState:
         fence = None if state is None else state.durable.get(tp.topic)
         return None if fence is None else fence + 1
 
-    def positions(self) -> dict[TP, int]:
-        """Return, per place with restored state, the next offset to read."""
-        return {
-            TP(topic, state.partition): fence + 1
-            for state in self.partitions.values()
-            for topic, fence in state.fences.items()
-        }
+    def positions(self, committed: Mapping[TP, int | None]) -> dict[TP, int]:
+        """Return the next offset to read: behind the state, else as committed, else the oldest there is."""
+        found: dict[TP, int] = {}
+        for state in self.partitions.values():
+            for topic in self.topics:
+                tp = TP(topic, state.partition)
+                fence, offset = state.fences.get(topic), committed.get(tp)
+                found[tp] = fence + 1 if fence is not None else offset or state.oldest[topic]
+        return found
 
     async def drained(self) -> None:
         """Make everything processed durable. Raises KafkaError."""
@@ -226,6 +237,7 @@ class FencedState:
                 _log.warning("snapshot_skipped", partition=partition, reason=fault)
             state = states[partition] = self._state(assembler, snapshot, generation)
             state.replay_ends = {topic: bounds[topic, partition][1] for topic in self.topics}
+            state.oldest = {topic: bounds[topic, partition][0] for topic in self.topics}
             since[partition] = {} if snapshot is None else snapshot.meta.outputs
             self._check_fences(state, bounds)
         await self._writer.recover(since)

@@ -35,6 +35,7 @@ class KafkaBus:
         self._producer: Any = None
         self._metadata: Any = None
         self._failure: Exception | None = None
+        self._sizes: dict[str, int] = {}
 
     def send(  # noqa: PLR0913 - a record has this many parts
         self,
@@ -49,7 +50,7 @@ class KafkaBus:
         """Append a record in the background; by the key's murmur2 without `partition`, as Kafka does."""
         with self._reaching(f"sending to topic {topic}"):
             self._raise_failure()
-            size = self._partitions(topic)
+            size = self._sizes.get(topic) or self._sizes.setdefault(topic, self._partitions(topic))
             if partition is not None and not 0 <= partition < size:
                 raise BusError(
                     f"topic {topic} has no partition {partition}: it has {size}; send to one of those"

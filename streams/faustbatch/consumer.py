@@ -43,8 +43,8 @@ class Fences(Protocol):
     def committable(self, tp: TP) -> int | None:
         """Return the offset up to which everything is durable (the next one to read), or None."""
 
-    def positions(self) -> Mapping[TP, int]:
-        """Return, per partition with restored state, the next offset to read."""
+    def positions(self, committed: Mapping[TP, int | None]) -> Mapping[TP, int]:
+        """Return the next offset to read of every place of `topics` that is assigned."""
 
     async def drained(self) -> None:
         """Make everything processed durable: nothing is being processed now, and partitions may be lost."""
@@ -68,11 +68,15 @@ class BatchConsumer(driver.Consumer):
         super().stop_flow()
 
     async def perform_seek(self) -> None:
-        """Go to the restored state's position, or to the committed offset where there is no state."""
+        """Go to where the state is.
+
+        Never left to the group's offsets alone: where nothing is committed yet, seeking to the committed
+        offset does not move, and what was fetched and dropped would be lost.
+        """
         self.seek_count += 1
         await super().perform_seek()
         assigned = self.assignment()
-        wanted = {tp: offset for tp, offset in self._fences.positions().items() if tp in assigned}
+        wanted = {tp: o for tp, o in self._fences.positions(self._committed_offset).items() if tp in assigned}
         if wanted:
             await self.seek_wait(wanted)
         self._read_offset.update(wanted)
@@ -99,10 +103,12 @@ class BatchConsumer(driver.Consumer):
         try:
             while not (self.should_stop or fetcher.should_stop):
                 await asyncio.sleep(0)
+                seek_count = self.seek_count
                 records, active = await self._wait_next_records(_POLL_S)
                 if not records or self.should_stop:
                     continue
-                if not self.flow_active:
+                if not self.flow_active or self.seek_count != seek_count:
+                    # Fetched before or after the move, there is no telling: read it again.
                     await self.perform_seek()
                     continue
                 await self._deliver(records, active)
