@@ -64,7 +64,7 @@ def print_rows(
     output : str
         One of `FORMATS`.
     right : tuple of str
-        Fields to align right.
+        Fields that are counts: aligned right, in groups of three digits.
     """
     if output == "ndjson":
         for row in rows:
@@ -75,7 +75,6 @@ def print_rows(
         print_json(listed)
         return
     from rich.table import Table  # noqa: PLC0415 - see make_console
-    from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name, heading in columns.items():
@@ -83,13 +82,15 @@ def print_rows(
         table.add_column(heading, justify="right" if name in right else "left", no_wrap=name == "key")
     for row in listed:
         values = row if isinstance(row, dict) else msgspec.structs.asdict(row)
-        table.add_row(*(cell if isinstance(cell := values[name], Text) else _cell(cell) for name in columns))
+        table.add_row(*(_cell(values[name], is_count=name in right) for name in columns))
     make_console().print(table)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, *, is_count: bool) -> str:
     if value is None:
         return "-"
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if is_count:
         return f"{value:,}"
     return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
