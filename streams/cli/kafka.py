@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 
+from streams.cli.output import examples, output_option, print_json
 from streams.localkafka import LocalKafka
 
 _run_dir = click.option(
@@ -16,67 +16,44 @@ _run_dir = click.option(
     show_default=True,
     help="Holds the node's data, log and process id.",
 )
-_output = click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
+
+
+@click.group(
+    "kafka", epilog=examples("modelwarden kafka up", "modelwarden topics create", "modelwarden kafka down")
 )
-
-
-@click.group("kafka")
 def command() -> None:
-    r"""Run one Apache Kafka node on 127.0.0.1 (needs Java 17 and Maven).
-
-    \b
-    Example:
-      modelwarden kafka up
-      modelwarden topics create
-      modelwarden kafka down
-    """
+    """Run one Apache Kafka node on 127.0.0.1 (needs Java 17 and Maven)."""
 
 
-@command.command()
+@command.command(epilog=examples("modelwarden kafka up --port 9092"))
 @_run_dir
-@_output
+@output_option
 @click.option(
     "--port", type=click.IntRange(0, 65_535), default=9092, show_default=True, help="0 takes a free one."
 )
 def up(run_dir: Path, output: str, port: int) -> None:
-    r"""Start the node and wait until it answers; harmless if it runs.
-
-    \b
-    Example:
-      modelwarden kafka up --port 9092
-    """
+    """Start the node and wait until it answers; harmless if it runs."""
     node = LocalKafka(run_dir, port=port, tell=lambda line: click.echo(line, err=True))
     node.start()
     _show(node, output)
 
 
-@command.command()
+@command.command(epilog=examples("modelwarden kafka down"))
 @_run_dir
-@_output
+@output_option
 def down(run_dir: Path, output: str) -> None:
-    r"""Stop the node; its data stays.
-
-    \b
-    Example:
-      modelwarden kafka down
-    """
+    """Stop the node; its data stays."""
     node = LocalKafka(run_dir)
-    if not node.stop() and output == "text":
+    if not node.stop() and output == "table":
         click.echo(f"no Kafka was running in {node.run_dir}", err=True)
     _show(node, output)
 
 
-@command.command()
+@command.command(epilog=examples("modelwarden kafka status -o json"))
 @_run_dir
-@_output
+@output_option
 def status(run_dir: Path, output: str) -> None:
-    r"""Say whether the node runs, and where; exit code 1 if it does not.
-
-    \b
-    Example:
-      modelwarden kafka status -o json
-    """
+    """Say whether the node runs, and where; exit code 1 if it does not."""
     node = LocalKafka(run_dir)
     _show(node, output)
     if not node.status().running:
@@ -85,8 +62,8 @@ def status(run_dir: Path, output: str) -> None:
 
 def _show(node: LocalKafka, output: str) -> None:
     found = node.status()
-    if output == "json":
-        click.echo(msgspec.json.encode(found).decode())
+    if output != "table":
+        print_json(found)
     elif found.running:
         click.echo(f"Kafka runs at {found.bootstrap} (process {found.pid}, data in {found.run_dir})")
     else:

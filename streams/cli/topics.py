@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from streams.cli.output import examples, output_option, print_json
 from streams.settings import Settings, load_settings
 from streams.topics import DEFAULT_PARTITIONS, TopicReport, check_topics, create_topics
 
@@ -23,26 +24,20 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--settings", "settings_file", type=click.Path(path_type=Path), envvar="MODELWARDEN_SETTINGS"
         ),
-        click.option(
-            "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
-        ),
+        output_option,
     ):
         function = option(function)
     return function
 
 
-@click.group("topics")
+@click.group(
+    "topics", epilog=examples("modelwarden topics create --partitions 8", "modelwarden topics check -o json")
+)
 def command() -> None:
-    r"""Make the topics, or check that they are what the worker needs.
-
-    \b
-    Example:
-      modelwarden topics create --partitions 8
-      modelwarden topics check -o json
-    """
+    """Make the topics, or check that they are what the worker needs."""
 
 
-@command.command()
+@command.command(epilog=examples("modelwarden topics create --kafka 127.0.0.1:9092 --partitions 8"))
 @_options
 @click.option("--partitions", type=click.IntRange(1), default=DEFAULT_PARTITIONS, show_default=True)
 @click.option("--replication", type=click.IntRange(1), default=1, show_default=True)
@@ -55,12 +50,7 @@ def create(  # noqa: PLR0913 - one parameter per option
     partitions: int,
     replication: int,
 ) -> None:
-    r"""Make the topics that are missing, then check all; exit code 1 if one is wrong.
-
-    \b
-    Example:
-      modelwarden topics create --kafka 127.0.0.1:9092 --partitions 8
-    """
+    """Make the topics that are missing, then check all; exit code 1 if one is wrong."""
     settings = _settings(settings_file, kafka, prefix)
     _show(
         create_topics(
@@ -70,18 +60,13 @@ def create(  # noqa: PLR0913 - one parameter per option
     )
 
 
-@command.command()
+@command.command(epilog=examples("modelwarden topics check --kafka 127.0.0.1:9092 -o json"))
 @_options
 @click.option("--partitions", type=click.IntRange(1), help="[default: as many as the events topic has]")
 def check(
     kafka: str | None, prefix: str | None, settings_file: Path | None, output: str, partitions: int | None
 ) -> None:
-    r"""Compare every topic with what it must be; exit code 1 if one is wrong.
-
-    \b
-    Example:
-      modelwarden topics check --kafka 127.0.0.1:9092
-    """
+    """Compare every topic with what it must be; exit code 1 if one is wrong."""
     settings = _settings(settings_file, kafka, prefix)
     _show(check_topics(settings.kafka, prefix=settings.topic_prefix, partitions=partitions), output)
 
@@ -96,7 +81,10 @@ def _settings(path: Path | None, kafka: str | None, prefix: str | None) -> Setti
 
 def _show(reports: list[TopicReport], output: str) -> None:
     if output == "json":
-        click.echo(msgspec.json.encode(reports).decode())
+        print_json(reports)
+    elif output == "ndjson":
+        for report in reports:
+            print_json(report)
     else:
         for report in reports:
             click.echo(f"{'ok   ' if report.ok else 'WRONG'}  {report.topic}: {report.finding}")

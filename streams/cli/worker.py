@@ -7,11 +7,14 @@ from pathlib import Path
 
 import click
 
+from streams.cli.output import examples
 from streams.logs import setup_logs
 from streams.settings import load_settings
 
 
-@click.command("worker")
+@click.command(
+    "worker", epilog=examples("modelwarden worker", "modelwarden worker --settings modelwarden.yaml")
+)
 @click.option(
     "--settings",
     "settings_file",
@@ -20,15 +23,10 @@ from streams.settings import load_settings
     help="Settings file (YAML or TOML); the environment overrides it.",
 )
 def command(settings_file: Path | None) -> None:
-    r"""Read events from Kafka, write alerts and commands; stop with Ctrl-C or SIGTERM.
+    """Read events from Kafka, write alerts and commands; stop with Ctrl-C or SIGTERM.
 
     Start one worker per core; they share the partitions. Killed in any way, a worker that starts again goes
     on where its state is.
-
-    \b
-    Example:
-      modelwarden worker
-      MODELWARDEN_KAFKA=127.0.0.1:9092 modelwarden worker --settings modelwarden.yaml
     """
     settings = load_settings(settings_file, os.environ)
     setup_logs(settings.log)
