@@ -64,7 +64,7 @@ def print_rows(
     output : str
         One of `FORMATS`.
     right : tuple of str
-        Fields that are counts: aligned right, in groups of three digits.
+        Fields that are counts: aligned right, whole numbers in groups of three digits.
     """
     if output == "ndjson":
         for row in rows:
@@ -79,7 +79,7 @@ def print_rows(
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name, heading in columns.items():
         # A key reference is of use only whole.
-        table.add_column(heading, justify="right" if name in right else "left", no_wrap=name == "key")
+        table.add_column(heading.upper(), justify="right" if name in right else "left", no_wrap=name == "key")
     for row in listed:
         values = row if isinstance(row, dict) else msgspec.structs.asdict(row)
         table.add_row(*(_cell(values[name], is_count=name in right) for name in columns))
@@ -91,6 +91,6 @@ def _cell(value: Any, *, is_count: bool) -> str:
         return "-"
     if isinstance(value, bool):
         return str(value).lower()
-    if is_count:
+    if is_count and isinstance(value, int):
         return f"{value:,}"
     return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
