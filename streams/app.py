@@ -11,7 +11,6 @@ import asyncio
 import base64
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +72,9 @@ class WorkerApp(faust.App):
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self, loop=self.loop)
+
+    def _create_directories(self) -> None:
+        """Make none: without tables Faust has nothing to keep on disk."""
 
     def batch_topic(self, name: str) -> BatchTopic:
         """Return the topic whose events are chunks, by its name without prefix."""
@@ -167,7 +169,6 @@ def warm_up(build: Callable[[Settings], Pipeline], settings: Settings) -> None:
 def _faust_settings(settings: Settings) -> dict[str, Any]:
     return {
         "broker": [f"kafka://{address}" for address in settings.kafka.split(",")],
-        "datadir": Path(tempfile.gettempdir()) / f"modelwarden-{os.getpid()}",
         "broker_session_timeout": SESSION_TIMEOUT_S,
         "broker_heartbeat_interval": HEARTBEAT_S,
         "broker_commit_interval": COMMIT_INTERVAL_S,
