@@ -13,9 +13,11 @@ import numpy as np
 
 from detectors.keylevel import standardise, tail
 from detectors.reference import EventReference, KeyReference, ModelReference
+from detectors.secondopinion import fit_river
 from detectors.signals.out_of_distribution import class_rows, distances
 from detectors.slabs import make_slabs
 from detectors.statistics import HORIZONS, VALUE_OF
+from detectors.tails import fit_tail
 from detectors.track import TRACK_FIELDS, Track
 
 if TYPE_CHECKING:
@@ -37,20 +39,10 @@ TRIM_RATIO = 0.02
 """Share of the farthest events left out of centres and covariances (junk senders, attackers)."""
 SHRINKAGE = 1e-3
 """Share of the mean variance added to every direction, so that flat directions do not explode."""
-TAIL_RATIO = 0.1
-"""Share of the keys, from the top, that the exponential tail is fitted to."""
-TAIL_KEYS = 8
-"""Keys that the tail is fitted to at least."""
-TAIL_KNOTS = 64
 FOLDS = 4
 """Parts that benign keys are split into: what is measured of one part is learned from the others."""
 SPREAD_FLOOR = 0.05
 """Smallest standard deviation between keys that is believed, in the statistic's own unit."""
-EXCESS_FLOOR = 0.5
-"""Smallest mean excess of a tail that is believed, in standard units."""
-
-_NEVER = -1e6
-"""Peak of a key that was too young for a statistic."""
 
 
 class Sample(NamedTuple):
@@ -95,8 +87,9 @@ def fit_reference(model: str, batches: Sequence[EventBatch]) -> ModelReference:
     for held_out in _folds(len(batches)):
         _, spread, paths = _follow(samples, batches, ~held_out)
         peaks[held_out] = [z_values(paths[k], spread).max(axis=0) for k in np.flatnonzero(held_out)]
-    event, spread, _ = _follow(samples, batches, np.ones(len(batches), bool))
-    return ModelReference(model, event, make_key_reference(spread, fit_tails(peaks), len(batches)))
+    event, spread, paths = _follow(samples, batches, np.ones(len(batches), bool))
+    key = make_key_reference(spread, fit_tails(peaks), len(batches))
+    return ModelReference(model, event, key, fit_river([path.features for path in paths]))
 
 
 def _folds(count: int) -> list[NDArray[np.bool_]]:
@@ -213,13 +206,13 @@ def fit_tails(peaks: NDArray[np.float32], contamination_ratio: float = 0.0) -> T
     With a contamination ratio the largest of them count as censored, since they may be attackers.
     """
     censored = int(np.ceil(contamination_ratio * len(peaks)))
-    rows = [_tail(column, censored, empirical_top=False) for column in peaks.T]
+    rows = [fit_tail(column, censored=censored, empirical_top=False) for column in peaks.T]
     largest = np.empty(len(peaks), np.float32)
     for held_out in _folds(len(peaks)):
-        others = [_tail(column, censored, empirical_top=False) for column in peaks[~held_out].T]
+        others = [fit_tail(column, censored=censored, empirical_top=False) for column in peaks[~held_out].T]
         for k in np.flatnonzero(held_out):
             largest[k] = max(tail(z, *row) for z, row in zip(peaks[k], others, strict=True))
-    rows.append(_tail(largest, censored, empirical_top=not censored))
+    rows.append(fit_tail(largest, censored=censored, empirical_top=not censored))
     knots, surprise, slope = zip(*rows, strict=True)
     return Tails(np.array(knots, np.float32), np.array(surprise, np.float32), np.array(slope, np.float32))
 
@@ -237,33 +230,6 @@ def make_key_reference(spread: Spread, tails: Tails, key_count: int) -> KeyRefer
         tail_slope=tails.slope,
         key_count=np.array([key_count], np.int64),
     )
-
-
-def _tail(
-    lifetime: NDArray[np.float32], censored: int, *, empirical_top: bool
-) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
-    """Fit -ln P(lifetime maximum >= z): knots, surprises, slope beyond the last knot.
-
-    The lower nine tenths of the keys are their own quantiles. Above, an exponential tail
-    (Pickands-Balkema-de Haan with shape 0) whose mean excess is the maximum-likelihood estimate with the
-    largest `censored` keys known only to be large (Epstein and Sobel, JASA 1953), widened by its standard
-    error. With `empirical_top` it begins beyond the largest key, and between the keys stands their rank with
-    the new key counted, (j + 1) / (n + 1): the conformal p-value.
-    """
-    ordered = np.sort(np.where(np.isfinite(lifetime), lifetime, _NEVER))[::-1].astype(float)
-    count = len(ordered)
-    upper = min(max(TAIL_KEYS, int(TAIL_RATIO * count)) + censored, count - 1)
-    excess = np.minimum(ordered[:upper], ordered[min(censored, count - 1)]) - ordered[upper]
-    known = max(upper - censored, 1)
-    scale = max(float(excess.sum()) / known, EXCESS_FLOOR) * (1 + known**-0.5)
-    top = np.arange(min(upper, TAIL_KNOTS // 2)) if empirical_top else np.array([upper])
-    places = np.unique(np.concatenate([top, np.linspace(upper, count - 1, TAIL_KNOTS // 2)]).astype(int))
-    knots, first = np.unique(ordered[places][::-1], return_index=True)
-    surprise = -np.log((places[::-1][first] + 1.0) / (count + 1.0))
-    pad = TAIL_KNOTS - len(knots)
-    knots = np.concatenate([knots[0] - np.arange(pad, 0, -1.0), knots])
-    surprise = np.concatenate([np.zeros(pad), surprise])
-    return knots.astype(np.float32), surprise.astype(np.float32), 1 / scale
 
 
 def _centres(

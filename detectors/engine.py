@@ -20,6 +20,7 @@ from detectors.coldstore import ColdStore
 from detectors.explain import make_alert
 from detectors.keytable import NO_SLOT, KeyTable, pack_entities, unpack_entity
 from detectors.learner import Learner
+from detectors.secondopinion import SecondOpinion
 from detectors.slabs import clear_slots, grow_slabs, make_slabs
 from detectors.statistics import STATISTICS
 from detectors.watch import WATCH_FIELDS, Watch
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from detectors.batch import EventBatch
     from detectors.keytable import Lookup
     from detectors.reference import ModelReference
+    from detectors.watch import Reached, Watched
 
 STATE_VERSION = 1
 
@@ -45,7 +47,10 @@ _HEADER: Fields = {
 FIELDS: Fields = {**_HEADER, **WATCH_FIELDS}
 """Everything kept of a hot key."""
 
-_COLD_NAMES = ("count", "first_ms", "first_offset", "level", "surprise_peak", "z_peak", "mean", "mass")
+_COLD_NAMES = (
+    *("count", "first_ms", "first_offset", "level", "promoted"),
+    *("surprise_peak", "z_peak", "mean", "mass"),
+)
 _COLD_ROW = np.dtype([(name, *FIELDS[name]) for name in _COLD_NAMES])
 """What stays of a key that lost its slot: levels and running means, so that slow-and-low survives."""
 
@@ -59,6 +64,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Keys kept in full per engine; the least recently seen are evicted to a cold summary."""
     cold_keys: int = 1_000_000
     """Cold summaries kept per engine."""
+    promoted_keys: int = 256
+    """Suspect keys that River's detectors look at too, per engine; about 5 kB each."""
 
 
 class KeySummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +107,7 @@ class Engine:
         self._table = KeyTable(self._settings.hot_keys)
         self._cold = ColdStore(self._settings.cold_keys, _COLD_ROW)
         self._slabs = make_slabs(FIELDS)
+        self._second = SecondOpinion(self._settings.promoted_keys)
         self._forgiven: set[tuple[str, str | None]] = set()
 
     @property
@@ -162,6 +170,7 @@ class Engine:
         arrays = {f"slab.{name}": slab[: len(self._table)] for name, slab in self._slabs.items()}
         arrays |= {f"table.{name}": array for name, array in self._table.dump().items()}
         arrays |= {f"cold.{name}": array for name, array in self._cold.dump().items()}
+        arrays |= {f"river.{name}": array for name, array in self._second.dump().items()}
         learners: dict[str, dict[str, int]] = {}
         for model, watch in zip(self._models, self._watches, strict=True):
             if isinstance(watch, Learner):
@@ -192,6 +201,7 @@ class Engine:
                 watch = self._watches[-1]
                 if isinstance(watch, Learner) and model in meta["learners"]:
                     watch.restore(named(arrays, f"learner.{model}"), meta["learners"][model])
+            self._second.restore(named(arrays, "river"))
             self._forgiven = {(str(key), model) for key, model in meta["forgiven"]}
         except (ArrayFormatError, ValueError, KeyError, TypeError) as error:
             self._clear()
@@ -228,23 +238,40 @@ class Engine:
                 stop = min(stop, start + watch.until_next_fit)
             cut = slice(start, stop)
             part, slots, number = batch.take(cut), place.slots[cut], place.number[cut]
-            for reached in watch.process(part, slots, self._slabs, number):
-                if not self._is_forgiven(part, reached.row):
-                    first = int(self._slabs["first_offset"][slots[reached.row]])
-                    alert = make_alert(reached, part, watch.current, int(number[reached.row]), first)
-                    alerts.append((int(place.rows[start + reached.row]), alert))
+            watched = watch.process(part, slots, self._slabs, number)
+            for reached in self._consult(place.model, watched, part, slots):
+                first = int(self._slabs["first_offset"][slots[reached.row]])
+                alert = make_alert(reached, part, watch.current, int(number[reached.row]), first)
+                alerts.append((int(place.rows[start + reached.row]), alert))
             if isinstance(watch, Learner) and not watch.until_next_fit:
                 watch.fit(self._slabs, self._members(place.model))
             start = stop
         return alerts
 
+    def _consult(
+        self, model: int, watched: Watched | None, batch: EventBatch, slots: NDArray[np.int64]
+    ) -> list[Reached]:
+        """Add River's verdict to what was reached, and leave out the forgiven."""
+        if watched is None:
+            return []
+        river = self._second.advance(model, slots, batch.time_ms, watched.features, watched.promotions)
+        return [
+            reached._replace(river=float(river[reached.row]))
+            for reached in watched.reached
+            if not self._is_forgiven(batch, reached.row)
+        ]
+
     def _add_model(self, model: str) -> None:
+        number = len(self._models)
         self._models.append(model)
         reference = self._references.get(model)
         self._watches.append(Learner(model) if reference is None else Watch(reference))
+        if reference is not None and reference.river is not None:
+            self._second.add_model(number, reference.river)
 
     def _move(self, found: Lookup, batch: EventBatch) -> None:
         """Cool the keys that lose their slots, and warm or clear those that get one."""
+        self._second.drop(found.evicted)
         evicted = np.zeros(len(found.evicted), _COLD_ROW)
         for name in _COLD_NAMES:
             evicted[name] = self._slabs[name][found.evicted]

@@ -23,7 +23,6 @@ CODE_VERSION = "0.1.0"
 
 TOP_FEATURES = 4
 _UNITS = {"label_flip": "ratio", "near_copy": "ratio", "rate": "log10 queries/h"}
-_SMALLEST = 1e-300
 
 
 def make_alert(
@@ -71,8 +70,16 @@ def agreeing(reached: Reached) -> tuple[Family, ...]:
 
     The strongest is always among them.
     """
-    order = np.argsort(-reached.by_family, kind="stable")
-    return tuple(FAMILIES[f] for i, f in enumerate(order) if i == 0 or reached.by_family[f] >= THRESHOLDS[0])
+    ranked = _ranked(reached)
+    return tuple(f for i, (f, surprise) in enumerate(ranked) if i == 0 or surprise >= THRESHOLDS[0])
+
+
+def _ranked(reached: Reached) -> list[tuple[Family, float]]:
+    """Return the families with their surprises, strongest first; River where it has a verdict."""
+    surprises: list[tuple[Family, float]] = list(zip(FAMILIES, reached.by_family.tolist(), strict=True))
+    if isfinite(reached.river):
+        surprises.append(("river", reached.river))
+    return sorted(surprises, key=lambda pair: -pair[1])
 
 
 def e_value_log10(surprise: float) -> float:
@@ -87,12 +94,12 @@ def _evidence(reached: Reached, key_reference: KeyReference) -> tuple[Evidence, 
     smallest = 1.0 / (int(key_reference.key_count[0]) + 1)
     return tuple(
         Evidence(
-            family=FAMILIES[f],
-            key_p_value=max(exp(-float(reached.by_family[f])), _SMALLEST),
-            e_value_log10=_e_detector(FAMILIES[f], reached),
-            extrapolated=exp(-float(reached.by_family[f])) < smallest,
+            family=family,
+            key_p_value=exp(-surprise),
+            e_value_log10=_e_detector(family, reached),
+            extrapolated=exp(-surprise) < smallest,
         )
-        for f in np.argsort(-reached.by_family, kind="stable")
+        for family, surprise in _ranked(reached)
     )
 
 

@@ -77,17 +77,14 @@ def surprises(
 
 
 @njit(cache=True, nogil=True)
-def raise_levels(
-    overall: Array, slots: Array, thresholds: Array, level: Array, peak: Array, out: Array
-) -> None:
+def raise_levels(overall: Array, slots: Array, thresholds: Array, level: Array, out: Array) -> None:
     """Find the rows at which a key first reaches a level; `out` (n,) gets that level, else 0.
 
-    `level` (capacity,) uint8 and `peak` (capacity,) float32 are the slabs; `thresholds` ascend.
+    `level` (capacity,) uint8 is the slab; `thresholds` ascend.
     """
     for i in range(len(slots)):
         slot = slots[i]
         out[i] = 0
-        peak[slot] = max(peak[slot], overall[i])
         reached = 0
         for k in range(len(thresholds)):
             if overall[i] >= thresholds[k]:

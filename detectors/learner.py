@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from detectors.base import Slabs
     from detectors.batch import EventBatch
-    from detectors.watch import Reached
+    from detectors.watch import Watched
 
 FIRST_FIT_EVENTS = 1000
 """Events of the model before anything is learned."""
@@ -95,8 +95,8 @@ class Learner:
 
     def process(
         self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs, number: NDArray[np.int64]
-    ) -> list[Reached]:
-        """Follow the rows, of which there are at most `until_next_fit`; `number` counts each key's events."""
+    ) -> Watched | None:
+        """Follow at most `until_next_fit` rows; `number` counts each key's events. None while learning."""
         self.seen += len(batch)
         self._collect(batch, number)
         if self.watch is not None:
@@ -105,7 +105,7 @@ class Learner:
             progress = self._track.advance(batch, slots, slabs)
             if self.spread is not None:
                 note_peaks(z_values(progress, self.spread), slots, slabs["z_peak"])
-        return []
+        return None
 
     def fit(self, slabs: Slabs, members: NDArray[np.int64]) -> None:
         """Learn what the stage allows, from the sampled events and the slabs of the model's keys (slots)."""

@@ -85,12 +85,33 @@ class KeyReference:
 
 
 @dataclass(frozen=True, slots=True)
+class RiverReference:
+    """What River's forests are trained with, and how high benign keys rank (`detectors.secondopinion`).
+
+    Attributes
+    ----------
+    sample : float32 (m, len(FEATURES))
+        Features of benign events.
+    knots, surprise : float32 (K,)
+        Lifetime tail of a benign key's mean rank.
+    slope : float32 (1,)
+        Growth of the surprise per unit beyond the last knot.
+    """
+
+    sample: NDArray[np.float32]
+    knots: NDArray[np.float32]
+    surprise: NDArray[np.float32]
+    slope: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReference:
-    """Both levels for one model."""
+    """Both levels for one model, and River's; a reference learned from live traffic has none for River."""
 
     model: str
     event: EventReference
     key: KeyReference
+    river: RiverReference | None = None
 
     @property
     def version(self) -> str:
@@ -101,6 +122,8 @@ class ModelReference:
         """Write as bytes."""
         arrays = {f"event.{name}": array for name, array in as_arrays(self.event).items()}
         arrays |= {f"key.{name}": array for name, array in as_arrays(self.key).items()}
+        if self.river is not None:
+            arrays |= {f"river.{name}": array for name, array in as_arrays(self.river).items()}
         return pack_arrays("reference", REFERENCE_VERSION, arrays, {"model": self.model})
 
     @classmethod
@@ -113,13 +136,15 @@ class ModelReference:
             If the bytes are damaged or of another version.
         """
         arrays, meta = unpack_arrays(blob, "reference", REFERENCE_VERSION)
+        river = named(arrays, "river")
         return cls(
             model=str(meta["model"]),
             event=EventReference(**named(arrays, "event")),
             key=KeyReference(**named(arrays, "key")),
+            river=RiverReference(**river) if river else None,
         )
 
 
-def as_arrays(level: EventReference | KeyReference) -> dict[str, NDArray[Any]]:
+def as_arrays(level: EventReference | KeyReference | RiverReference) -> dict[str, NDArray[Any]]:
     """Return the arrays of a level by name."""
     return {field.name: getattr(level, field.name) for field in fields(level)}

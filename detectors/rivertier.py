@@ -62,6 +62,8 @@ SAMPLE_EVERY = 64
 """One event in so many of keys not promoted is learned from, per model."""
 FULL_EVENTS, THIN_EVERY = 512, 8
 """A promoted key's first events are all scored, then one in eight: a flood must not stall the worker."""
+SETTLED_EVENTS = 16
+"""Ranked events before a mean says anything."""
 MEMORY = 256
 """An adaptive window is rebuilt from the last 256 ranks whenever it has seen 512."""
 
@@ -239,7 +241,7 @@ class _Place:
             self.window = _window(self.ranks)
         self.ranks.append(rank)
         self.window.update(rank)
-        return rank, self.window.estimation
+        return rank, self.window.estimation if self.count >= SETTLED_EVENTS else np.nan
 
     @classmethod
     def rebuild(cls, state: Array) -> _Place:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from detectors.evidence import evidence_fields, update
+from detectors.secondopinion import FEATURES
 from detectors.signals import ALL_SIGNALS
 from detectors.statistics import (
     BETS,
@@ -56,11 +57,14 @@ class Progress(NamedTuple):
         The running means, and the mass each rests on.
     e_detector : float32 (n, len(BETS))
         log10 of the Shiryaev-Roberts e-detectors; NaN while nothing was bet.
+    features : float32 (n, len(FEATURES))
+        Scores that River's forests see together.
     """
 
     mean: NDArray[np.float32]
     mass: NDArray[np.float32]
     e_detector: NDArray[np.float32]
+    features: NDArray[np.float32]
 
 
 class Track:
@@ -82,4 +86,5 @@ class Track:
             values, weight, slots, *(slabs[name] for name in MEAN_FIELDS),
             VALUE_OF, HORIZONS, WEIGHTED, WEIGHTED_VALUE, mean, mass,
         )  # fmt: skip
-        return Progress(mean, mass, update(bets, slots, slabs["evidence"]))
+        features = np.stack([scores[name] for name in FEATURES], axis=1)
+        return Progress(mean, mass, update(bets, slots, slabs["evidence"]), features)

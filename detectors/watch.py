@@ -6,12 +6,13 @@ until then. Used by `detectors.engine`, which owns the slabs.
 
 from __future__ import annotations
 
-from math import log
+from math import log, nan
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from detectors.keylevel import note_peaks, raise_levels, standardise, surprises
+from detectors.secondopinion import PROMOTION_LOG10_E, PROMOTION_SURPRISE
 from detectors.statistics import FAMILIES, FAMILY_OF, HORIZONS, STATISTICS
 from detectors.track import TRACK_FIELDS, Track
 
@@ -36,9 +37,13 @@ WATCH_FIELDS: Fields = {
     **TRACK_FIELDS,
     "z_peak": ("f4", (len(STATISTICS),)),
     "level": ("u1", ()),
+    "promoted": ("u1", ()),
     "surprise_peak": ("f4", ()),
 }
-"""Slabs of a watched key: its track, its largest z-values, the level it reached, its largest surprise."""
+"""Slabs of a watched key: its track, its largest z-values, the level it reached, whether it was promoted to
+River's tier, its largest surprise."""
+
+_PROMOTION = np.array([PROMOTION_SURPRISE])
 
 
 class Reached(NamedTuple):
@@ -57,6 +62,18 @@ class Reached(NamedTuple):
     """The running means, (S,)."""
     e_detector: NDArray[np.float32]
     """log10 of the e-detectors, (len(BETS),)."""
+    river: float = nan
+    """-ln p of River's verdict; NaN where it has none."""
+
+
+class Watched(NamedTuple):
+    """What a watch saw in some rows."""
+
+    reached: list[Reached]
+    promotions: list[tuple[int, float]]
+    """(row, surprise) at which a key earned a place in River's tier, or reached a level; rows ascending."""
+    features: NDArray[np.float32]
+    """Scores that River's forests see together: (n, len(FEATURES))."""
 
 
 class Watch:
@@ -79,13 +96,19 @@ class Watch:
         slots: NDArray[np.int64],
         slabs: Slabs,
         number: NDArray[np.int64],  # noqa: ARG002 - a learner needs it
-    ) -> list[Reached]:
-        """Score the rows, in order; return those at which a key first reached a level."""
+    ) -> Watched:
+        """Score the rows, in order; find those at which a key first reached a level or was promoted."""
         progress = self._track.advance(batch, slots, slabs)
         verdict = compare(progress, self.reference.key, slots, slabs)
         levels = np.empty(len(batch), np.uint8)
-        raise_levels(verdict.overall, slots, THRESHOLDS, slabs["level"], slabs["surprise_peak"], levels)
-        return [
+        raise_levels(verdict.overall, slots, THRESHOLDS, slabs["level"], levels)
+        np.maximum.at(slabs["surprise_peak"], slots, verdict.overall)
+        promoted = np.empty(len(batch), np.uint8)
+        bet_on = (progress.e_detector >= PROMOTION_LOG10_E).any(axis=1)
+        strength = np.where(bet_on, np.maximum(verdict.overall, PROMOTION_SURPRISE), verdict.overall)
+        raise_levels(strength, slots, _PROMOTION, slabs["promoted"], promoted)
+        rows = np.flatnonzero(levels | promoted).tolist()
+        reached = [
             Reached(
                 row=int(row),
                 level=int(levels[row]),
@@ -97,6 +120,7 @@ class Watch:
             )
             for row in np.flatnonzero(levels)
         ]
+        return Watched(reached, [(row, float(strength[row])) for row in rows], progress.features)
 
 
 class Verdict(NamedTuple):

@@ -12,12 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from numba import njit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detectors.alert import Family
-    from detectors.base import Fields, Slabs
+    from detectors.base import Array, Fields, Slabs
     from detectors.batch import EventBatch
     from detectors.reference import EventReference
 
@@ -56,11 +57,17 @@ def distances(
 ) -> list[NDArray[np.float32]]:
     """Return the three scores of n events, (n,) each: sketches (n, 32), predicted classes (n,)."""
     row = class_rows(predicted, reference.classes)
-    return [
-        _distance(inputs, reference.input_centres[row], reference.input_whitening),
-        _distance(embeddings, reference.embedding_centres[row], reference.embedding_whitening),
-        _distance(inputs, reference.input_centres[-1], reference.overall_whitening),
-    ]
+    last = np.full(len(row), len(reference.classes))
+    out = []
+    for sketch, centre_row, centres, whitening in (
+        (inputs, row, reference.input_centres, reference.input_whitening),
+        (embeddings, row, reference.embedding_centres, reference.embedding_whitening),
+        (inputs, last, reference.input_centres, reference.overall_whitening),
+    ):
+        distance = np.empty(len(row), np.float32)
+        _mahalanobis(sketch, centre_row, centres, whitening, distance)
+        out.append(distance)
+    return out
 
 
 def class_rows(predicted: NDArray[np.int32], classes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -71,9 +78,21 @@ def class_rows(predicted: NDArray[np.int32], classes: NDArray[np.int64]) -> NDAr
     return np.where(classes[row] == predicted, row, len(classes))
 
 
-def _distance(
-    sketch: NDArray[np.float32], centre: NDArray[np.float32], whitening: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    whitened = (sketch - centre) @ whitening
-    distance: NDArray[np.float32] = np.sqrt(np.einsum("ij,ij->i", whitened, whitened))
-    return distance
+@njit(cache=True, nogil=True)
+def _mahalanobis(sketch: Array, row: Array, centres: Array, whitening: Array, out: Array) -> None:
+    """Write |(sketch - centre) W| of each row; a row's result does not depend on its neighbours.
+
+    A matrix product of a BLAS would: it rounds otherwise for other numbers of rows.
+    """
+    size = sketch.shape[1]
+    whitened = np.empty(size, np.float32)
+    for i in range(len(sketch)):
+        whitened[:] = 0
+        for j in range(size):
+            apart = sketch[i, j] - centres[row[i], j]
+            for k in range(j + 1):  # W is lower triangular
+                whitened[k] += apart * whitening[j, k]
+        total = np.float32(0)
+        for k in range(size):
+            total += whitened[k] * whitened[k]
+        out[i] = np.sqrt(total)
