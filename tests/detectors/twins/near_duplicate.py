@@ -1,0 +1,59 @@
+"""Plain-Python twin of `detectors.signals.near_duplicate`: the ring is a list, the step a running mean."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from detectors.batch import EventBatch
+    from detectors.reference import EventReference
+
+
+class Query(NamedTuple):
+    """A remembered query."""
+
+    code: tuple[int, ...]
+    label: int
+
+
+def score(batch: EventBatch, keys: list[int], reference: EventReference) -> list[list[float]]:
+    """Compare each query with the last 256 of its key."""
+    quantum = float(reference.pair_distance[0]) / math.sqrt(32) / 16
+    centre = reference.input_centres[-1].tolist()
+    past: dict[int, list[Query]] = {}
+    steps: dict[int, float] = {}
+    out = []
+    for key, sketch, label in zip(
+        keys, batch.input_sketch.tolist(), batch.predicted_class.tolist(), strict=True
+    ):
+        if not all(math.isfinite(value) for value in sketch[:12]):
+            out.append([math.nan] * 4)
+            continue
+        places = [
+            round((value - middle) / quantum) for value, middle in zip(sketch[:12], centre, strict=False)
+        ]
+        query = Query(tuple(max(-127, min(127, place)) for place in places), label & 0xFF)
+        history = past.setdefault(key, [])
+        out.append(compare(query, history[-256:], steps.get(key, 0.0)))
+        if history:
+            horizon = min(len(history), 64)
+            steps[key] = steps.get(key, 0.0) + (apart(query, history[-1]) - steps.get(key, 0.0)) / horizon
+        history.append(query)
+    return out
+
+
+def compare(query: Query, history: list[Query], step: float) -> list[float]:
+    """Score a query against those remembered, the latest of equally near ones first."""
+    if not history:
+        return [0.0, 0.0, 0.0, 1.0]
+    lag, nearest = min(enumerate(reversed(history), 1), key=lambda entry: (apart(query, entry[1]), entry[0]))
+    far = apart(query, nearest)
+    near_copy = far > 0 and lag > 8 and far < 0.3 * min(step, 1.2)
+    label_flip = 0 < far < 0.65 and nearest.label != query.label
+    return [float(near_copy), float(label_flip), float(far == 0), far]
+
+
+def apart(a: Query, b: Query) -> float:
+    """Return the distance between two codes in median pair distances."""
+    return math.dist(a.code, b.code) / (16 * math.sqrt(12))
