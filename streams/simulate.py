@@ -188,17 +188,19 @@ def _shift(trace: KeyTrace, random: np.random.Generator) -> KeyTrace:
 
 
 def _attack_traces(plan: Plan, benign: Sequence[KeyTrace], attacks: Sequence[KeyTrace]) -> list[KeyTrace]:
-    """Spread the starts of the attacks evenly over the calls of the customers."""
+    """Spread the starts of the attacks evenly over those calls of the customers that there is room for."""
     if not attacks:
         return []
     if not benign:
         return list(attacks)
     queries = max(1, int(plan.events * ATTACK_SHARE) // len(attacks)) if plan.benign_keys is None else None
+    cut = [trace.take(slice(queries)) for trace in attacks]
     calls = np.sort(np.concatenate([trace.time_ms for trace in benign]))
-    starts = calls[[len(calls) * (i + 1) // (len(attacks) + 1) for i in range(len(attacks))]]
+    calls = calls[: max(plan.events - sum(map(len, cut)), 1)]
+    starts = calls[[len(calls) * (i + 1) // (len(cut) + 1) for i in range(len(cut))]]
     return [
-        replace(cut := trace.take(slice(queries)), time_ms=cut.time_ms - cut.time_ms[0] + start)
-        for trace, start in zip(attacks, starts.tolist(), strict=True)
+        replace(trace, time_ms=trace.time_ms - trace.time_ms[0] + start)
+        for trace, start in zip(cut, starts.tolist(), strict=True)
     ]
 
 
