@@ -20,6 +20,7 @@ from detectors.coldstore import ColdStore
 from detectors.explain import make_alert
 from detectors.keytable import NO_SLOT, KeyTable, pack_entities, unpack_entity
 from detectors.learner import Learner
+from detectors.reference import STATISTIC_NAMES
 from detectors.secondopinion import SecondOpinion
 from detectors.slabs import clear_slots, grow_slabs, make_slabs
 from detectors.statistics import STATISTICS
@@ -176,7 +177,12 @@ class Engine:
             if isinstance(watch, Learner):
                 learned, learners[model] = watch.dump()
                 arrays |= {f"learner.{model}.{name}": array for name, array in learned.items()}
-        meta = {"models": self._models, "learners": learners, "forgiven": sorted(self._forgiven, key=str)}
+        meta = {
+            "statistics": STATISTIC_NAMES,
+            "models": self._models,
+            "learners": learners,
+            "forgiven": sorted(self._forgiven, key=str),
+        }
         return pack_arrays("engine", STATE_VERSION, arrays, meta)
 
     def restore(self, blob: bytes) -> None:
@@ -190,6 +196,8 @@ class Engine:
         self._clear()
         try:
             arrays, meta = unpack_arrays(blob, "engine", STATE_VERSION)
+            if tuple(meta["statistics"]) != STATISTIC_NAMES:
+                raise ArrayFormatError("it holds other statistics than this version's")  # noqa: TRY301 - told below
             self._table.restore(named(arrays, "table"))
             self._cold.restore(named(arrays, "cold"))
             slabs = named(arrays, "slab")

@@ -11,13 +11,15 @@ from dataclasses import dataclass, fields
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Self
 
-from detectors.arrays import named, pack_arrays, unpack_arrays
+from detectors.arrays import ArrayFormatError, named, pack_arrays, unpack_arrays
+from detectors.statistics import STATISTICS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 REFERENCE_VERSION = 1
+STATISTIC_NAMES = tuple(statistic.name for statistic in STATISTICS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,8 @@ class ModelReference:
         arrays |= {f"key.{name}": array for name, array in as_arrays(self.key).items()}
         if self.river is not None:
             arrays |= {f"river.{name}": array for name, array in as_arrays(self.river).items()}
-        return pack_arrays("reference", REFERENCE_VERSION, arrays, {"model": self.model})
+        meta = {"model": self.model, "statistics": STATISTIC_NAMES}
+        return pack_arrays("reference", REFERENCE_VERSION, arrays, meta)
 
     @classmethod
     def load(cls, blob: bytes) -> Self:
@@ -133,9 +136,14 @@ class ModelReference:
         Raises
         ------
         detectors.arrays.ArrayFormatError
-            If the bytes are damaged or of another version.
+            If the bytes are damaged, of another version, or learned with other statistics.
         """
         arrays, meta = unpack_arrays(blob, "reference", REFERENCE_VERSION)
+        if tuple(meta["statistics"]) != STATISTIC_NAMES:
+            raise ArrayFormatError(
+                f"the reference of model {meta['model']} was learned with other statistics than this version "
+                f"compares; learn it again"
+            )
         river = named(arrays, "river")
         return cls(
             model=str(meta["model"]),

@@ -60,6 +60,7 @@ VALUES: tuple[Value, ...] = (
     Value("inside_and_hard", "boundary", "inputs lie between classes, as in a line search", (32, 256), 1),
     Value("label_flip", "boundary", "inputs come in close pairs with different answers", (32, 256), 0),
     Value("near_copy", "near_duplicate", "inputs are small changes of its own earlier ones", (32, 256), 0),
+    Value("echo", "near_duplicate", "inputs follow its own earlier ones in step", (16, 128), 0),
     # log10 of the queries in the last hour
     Value("rate", "rate", "queries come faster than those of honest keys", (1,), 0),
 )
@@ -126,6 +127,7 @@ def event_values(
         -np.log10(inside) * hard,
         scores["label_flip"],
         scores["near_copy"],
+        scores["echo"],
         scores["log_rate"],
     )
     return np.stack(columns, axis=1).astype(np.float32), weight, bets

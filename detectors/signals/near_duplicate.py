@@ -35,7 +35,7 @@ NEAR_RATIO = 0.3
 at the median, Jacobian augmentation 0.2 (`modelwarden evaluate`)."""
 NEAR_LAG = 8
 """A copy of one of the last 8 queries is a run (frames, retries, what-if), not augmentation."""
-FLIP_DISTANCE = 0.65
+FLIP_DISTANCE = 0.5
 """In median pair distances: a neighbour this close is the same thing to a person, so another label is odd."""
 STEP_HORIZON = 64
 
@@ -45,20 +45,25 @@ class NearDuplicate:
 
     Scores
     ------
-    near_copy : 1 if the nearest earlier query is near but not equal, and not one of the last eight.
-    label_flip : 1 if the nearest earlier query is close but not equal, and was given another class.
-    repeat : 1 if an equal query is remembered.
+    near_copy : 1 if the nearest earlier query is near, and not one of the last eight.
+    label_flip : 1 if the nearest earlier query is close, and was given another class.
+    echo : 1 if the nearest earlier query lies exactly as far back as it did for the query before, and not
+        within the last eight: the key walks through its own history in step, as every round of an
+        augmentation or of a batched search does. Needs no distance scale, so it sees large steps too.
     novelty : distance to the nearest remembered query in median pair distances; 1 for the first query.
+
+    The first three are NaN for an exact repeat: it says nothing about copies.
     """
 
     name: ClassVar[str] = "near_duplicate"
     family: ClassVar[Family] = "near_duplicate"
-    scores: ClassVar[tuple[str, ...]] = ("near_copy", "label_flip", "repeat", "novelty")
+    scores: ClassVar[tuple[str, ...]] = ("near_copy", "label_flip", "echo", "novelty")
     fields: ClassVar[Fields] = {
         "ring": ("i1", (RING_LENGTH, RING_SIZE)),
         "ring_class": ("u1", (RING_LENGTH,)),
         "ring_count": ("u4", ()),
         "step_mean": ("f4", ()),
+        "last_lag": ("u2", ()),
     }
 
     def __init__(self, reference: EventReference) -> None:
@@ -74,8 +79,7 @@ class NearDuplicate:
         present = np.isfinite(scaled).all(axis=1)
         code = np.clip(np.rint(np.where(np.isfinite(scaled), scaled, 0)), -127, 127).astype(np.int8)
         label = (batch.predicted_class & 0xFF).astype(np.uint8)
-        ring = (slabs["ring"], slabs["ring_class"], slabs["ring_count"], slabs["step_mean"])
-        _score(code, label, present, slots, *ring, out)
+        _score(code, label, present, slots, *(slabs[name] for name in self.fields), out)
         return out
 
 
@@ -89,6 +93,7 @@ def _score(
     ring_class: Array,
     ring_count: Array,
     step_mean: Array,
+    last_lag: Array,
     out: Array,
 ) -> None:
     unit = np.float32(1.0 / (QUANTA_PER_PAIR * np.sqrt(RING_SIZE)))
@@ -106,10 +111,11 @@ def _score(
             distance = np.sqrt(np.float32(nearest)) * unit
             lag = (position - where + RING_LENGTH - 1) % RING_LENGTH + 1
             step = min(step_mean[slot], np.float32(1.2))
-            equal = nearest == 0
-            out[i, 0] = not equal and lag > NEAR_LAG and count > 1 and distance < NEAR_RATIO * step
-            out[i, 1] = not equal and distance < FLIP_DISTANCE and ring_class[slot, where] != label[i]
-            out[i, 2] = equal
+            if nearest > 0:
+                out[i, 0] = lag > NEAR_LAG and count > 1 and distance < NEAR_RATIO * step
+                out[i, 1] = distance < FLIP_DISTANCE and ring_class[slot, where] != label[i]
+                out[i, 2] = lag > NEAR_LAG and lag == last_lag[slot]
+                last_lag[slot] = lag
             out[i, 3] = distance
             _learn_step(code[i], ring[slot, (position - 1) % RING_LENGTH], count, slot, step_mean, unit)
         ring[slot, position] = code[i]
