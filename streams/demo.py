@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -155,8 +154,7 @@ class Demo:
         self._places = {("events", 0): 0, ("commands", 0): 0}
         self._settings = Settings()
         signer = Signer(Ed25519PrivateKey.generate())
-        with as_file(files("deploy") / "policies" / "sandbox.yaml") as path:
-            self._policy = load_policy(path)
+        self._policy = load_policy(None, mode="enforce")
         self._references = load_references()
         engine = Engine(self._settings.engine, self._references)
         self._pipeline = Pipeline(engine, PolicyEngine(self._policy, signer), self._settings)

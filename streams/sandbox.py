@@ -28,6 +28,8 @@ ATTACK_WORDS = {
     "uniform": "uniform noise",
     "knockoff_rand_kmnist": "Knockoff Nets, foreign letters",
     "jbda": "Jacobian augmentation (JbDA)",
+    "trnd_ifgsm": "iterated gradient steps (T-RND)",
+    "square": "decision-based evasion (Square)",
     "tramer_ls": "line search between noise",
     "tramer_nat": "line search between inputs",
     "tramer_online": "random points, online learner",

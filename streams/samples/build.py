@@ -21,17 +21,15 @@ ATTACKS = (
     ("mnist", "uniform"),
     ("mnist", "knockoff_rand_kmnist"),
     ("mnist", "jbda"),
+    ("mnist", "trnd_ifgsm"),
     ("mnist", "tramer_ls"),
     ("mnist", "tramer_nat"),
+    ("mnist", "square"),
     ("adult", "jbda"),
     ("adult", "tramer_online"),
     ("adult", "uniform"),
 )
-"""Victim and name.
-
-Left out: attacks that query with images whose licence is unclear; and, since this traffic is shown to be
-stopped, T-RND and Square, which detection does not find soon enough yet: `modelwarden evaluate` reports them.
-"""
+"""Victim and name. Left out: attacks that query with images whose licence is unclear."""
 
 ATTACK_QUERIES = 900
 """First so many queries of each attack."""
