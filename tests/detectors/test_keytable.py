@@ -214,3 +214,14 @@ def test_the_memory_estimate_is_what_a_table_takes(capacity: int) -> None:
     assert memory_estimate_bytes(capacity, 100) - 100 * capacity == (
         table._index.nbytes + table._entities.nbytes + table._seen.nbytes
     )
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_entities_whose_hashes_agree_in_the_index_stay_apart(part: int) -> None:
+    """Among 300,000 entities about ten pairs agree in the 32 bits of the hash that the index keeps."""
+    count = 300_000
+    crowd = np.zeros((count, 3), np.uint64)
+    crowd[:, part] = np.arange(count)
+    table = KeyTable(count)
+    assert np.array_equal(table.lookup_entities(crowd, np.zeros(count, np.int64)).slots, np.arange(count))
+    assert np.array_equal(table.find(crowd), np.arange(count))
