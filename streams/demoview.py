@@ -30,7 +30,7 @@ LEVEL_MARK = {"notice": "●", "warning": "▲", "critical": "■"}
 FEED_LINES = 26
 """Lines of alerts and commands at most; fewer on a low screen."""
 FRAME_LINES = 7
-NAME_WIDTH = 30
+NAME_WIDTH = 31
 REFRESH_PER_S = 10
 PLAIN_EVERY_EVENTS = 5_000
 
@@ -58,7 +58,7 @@ class LiveView:
         )
         self._task = self._progress.add_task("", total=sandbox.calls_planned, clock="", rate="")
         self._live = Live(
-            console=console, get_renderable=self._render, refresh_per_second=REFRESH_PER_S, transient=True
+            console=console, get_renderable=self.frame, refresh_per_second=REFRESH_PER_S, transient=True
         )
 
     def __enter__(self) -> Self:
@@ -86,10 +86,11 @@ class LiveView:
         """Show a command that the serving layer obeyed."""
         self._feed.append(command_line(command, customer))
 
-    def _render(self) -> RenderableType:
+    def frame(self) -> RenderableType:
+        """Draw the panel as it stands."""
         sandbox = self._sandbox
         counts = Text.assemble(
-            ("keys watched ", "dim"), f"{sandbox.keys_watched}",
+            ("keys ", "dim"), f"{sandbox.keys_watched}",
             ("   answered ", "dim"), f"{sandbox.answered:,}",
             ("   refused ", "dim"), f"{sandbox.refused:,}",
             ("   alerted ", "dim"), (f"{sandbox.keys_alerted}", "yellow"),
@@ -101,7 +102,7 @@ class LiveView:
         blank = [Text("")] * (room - len(feed))
         return Panel(
             Group(self._progress, counts, Text(""), *feed, *blank),
-            title="[bold]Modelwarden[/]  real attacks among real customers, sandbox policy in mode enforce",
+            title="[bold]Modelwarden[/]  real attacks among real customers, default policy enforced",
             title_align="left",
             border_style="cyan",
             box=box.ROUNDED,
@@ -174,21 +175,24 @@ def command_line(command: Command, customer: Customer) -> Text:
     )
 
 
+def benign_line(result: DemoResult) -> Text:
+    """Say what became of the customers."""
+    return Text.assemble(
+        ("Benign keys: ", "bold"),
+        f"{result.benign_watched} watched, {result.benign_noticed} noticed (alerted, not acted on), ",
+        "harmed: ",
+        _harmed(result.benign_harmed),
+    )
+
+
 def show_result(result: DemoResult, console: Console) -> None:
     """Print what became of every attack and every customer, and where the records lie."""
-    console.print(_attack_table(result.attacks))
+    console.print(attack_table(result.attacks))
     for attack in result.attacks:
         said = attack.sentence or f"not found within its {attack.queries_wanted:,} queries."
         console.print(Text.assemble((f"{attack.name}: ", "bold"), said))
     console.print()
-    console.print(
-        Text.assemble(
-            ("Benign keys: ", "bold"),
-            f"{result.benign_watched} watched, {result.benign_noticed} noticed (alerted, not acted on), ",
-            "harmed: ",
-            _harmed(result.benign_harmed),
-        )
-    )
+    console.print(benign_line(result))
     console.print(
         f"{result.events:,} events in {result.seconds:.1f} s; {result.calls_refused:,} calls refused; "
         f"every command signed and verified.",
@@ -204,7 +208,8 @@ def show_result(result: DemoResult, console: Console) -> None:
         console.print(Text(f"  {line}", "cyan"))
 
 
-def _attack_table(attacks: tuple[AttackResult, ...]) -> Table:
+def attack_table(attacks: tuple[AttackResult, ...]) -> Table:
+    """Tell of each attack what it wanted, what it got, and when it was found and stopped."""
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, title="Attacks", title_justify="left", title_style="bold"
     )

@@ -1,0 +1,59 @@
+"""Cost of detection: CPU time per event and bytes per key.
+
+python tests/bench/engine_speed.py [KEYS]
+
+Synthetic keys with a heavy tail (Zipf 1.2), batches of 4,096 events, all signals, a reference at hand. Median
+over batches after a warm-up, one thread.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "detectors"))
+from traffic import MODEL, honest
+
+from detectors.batch import build_batch
+from detectors.calibration import fit_reference
+from detectors.engine import _COLD_ROW, FIELDS, Engine, EngineSettings
+from detectors.slabs import slot_bytes
+
+ROWS = 4096
+
+
+def main() -> None:
+    """Print the figures."""
+    keys = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    rng = np.random.default_rng(0)
+    engine = Engine(
+        EngineSettings(hot_keys=keys), {MODEL: fit_reference(MODEL, [honest(n) for n in range(80)])}
+    )
+    spent_us = []
+    for number in range(160):
+        key = np.minimum(rng.zipf(1.2, ROWS), keys).astype(np.uint64)
+        inputs = rng.standard_normal((ROWS, 32)).astype(np.float32)
+        batch = build_batch(
+            key=np.stack([key, key], axis=1),
+            time_ms=np.arange(ROWS, dtype=np.int64) + 1000 * number,
+            model=np.zeros(ROWS, np.int32),
+            models=(MODEL,),
+            topic="events",
+            offset=np.arange(ROWS, dtype=np.int64) + ROWS * number,
+            input_sketch=inputs,
+            embedding_sketch=inputs / 2,
+            predicted_class=(inputs[:, 0] > 0).astype(np.int32),
+            margin=rng.beta(8, 1.5, ROWS).astype(np.float32),
+        )
+        start_ns = time.process_time_ns()
+        engine.process(batch)
+        spent_us.append((time.process_time_ns() - start_ns) / 1000 / ROWS)
+    print(f"{np.median(spent_us[40:]):.2f} us of CPU an event, {engine.key_count:,} keys seen")
+    print(f"{slot_bytes(FIELDS):,} B a hot key, {_COLD_ROW.itemsize} B a cold one (its index apart)")
+
+
+if __name__ == "__main__":
+    main()
