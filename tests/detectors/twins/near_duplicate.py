@@ -23,6 +23,7 @@ def score(batch: EventBatch, keys: list[int], reference: EventReference) -> list
     centre = reference.input_centres[-1].tolist()
     past: dict[int, list[Query]] = {}
     steps: dict[int, float] = {}
+    lags: dict[int, int] = {}
     out = []
     for key, sketch, label in zip(
         keys, batch.input_sketch.tolist(), batch.predicted_class.tolist(), strict=True
@@ -35,7 +36,8 @@ def score(batch: EventBatch, keys: list[int], reference: EventReference) -> list
         ]
         query = Query(tuple(max(-127, min(127, place)) for place in places), label & 0xFF)
         history = past.setdefault(key, [])
-        out.append(compare(query, history[-256:], steps.get(key, 0.0)))
+        scores, lags[key] = compare(query, history[-256:], steps.get(key, 0.0), lags.get(key, 0))
+        out.append(scores)
         if history:
             horizon = min(len(history), 64)
             steps[key] = steps.get(key, 0.0) + (apart(query, history[-1]) - steps.get(key, 0.0)) / horizon
@@ -43,15 +45,18 @@ def score(batch: EventBatch, keys: list[int], reference: EventReference) -> list
     return out
 
 
-def compare(query: Query, history: list[Query], step: float) -> list[float]:
-    """Score a query against those remembered, the latest of equally near ones first."""
+def compare(query: Query, history: list[Query], step: float, last_lag: int) -> tuple[list[float], int]:
+    """Score a query against those remembered, the latest of equally near ones first; return the lag too."""
     if not history:
-        return [0.0, 0.0, 0.0, 1.0]
+        return [0.0, 0.0, 0.0, 1.0], last_lag
     lag, nearest = min(enumerate(reversed(history), 1), key=lambda entry: (apart(query, entry[1]), entry[0]))
     far = apart(query, nearest)
-    near_copy = far > 0 and lag > 8 and far < 0.3 * min(step, 1.2)
-    label_flip = 0 < far < 0.65 and nearest.label != query.label
-    return [float(near_copy), float(label_flip), float(far == 0), far]
+    if far == 0:
+        return [math.nan, math.nan, math.nan, 0.0], last_lag
+    near_copy = lag > 8 and far < 0.3 * min(step, 1.2)
+    label_flip = far < 0.5 and nearest.label != query.label
+    echo = lag > 8 and lag == last_lag
+    return [float(near_copy), float(label_flip), float(echo), far], lag
 
 
 def apart(a: Query, b: Query) -> float:
