@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 if TYPE_CHECKING:
     from detectors.batch import EventBatch
     from detectors.reference import EventReference
@@ -60,5 +62,8 @@ def compare(query: Query, history: list[Query], step: float, last_lag: int) -> t
 
 
 def apart(a: Query, b: Query) -> float:
-    """Return the distance between two codes in median pair distances."""
-    return math.dist(a.code, b.code) / (16 * math.sqrt(12))
+    """Return the distance between two codes in median pair distances.
+
+    In single precision, as the signal has it: squared distances are whole numbers and often lie on a limit.
+    """
+    return float(np.float32(math.dist(a.code, b.code)) * np.float32(1 / (16 * math.sqrt(12))))
