@@ -8,6 +8,7 @@ from 0.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -122,18 +123,27 @@ class Replay:
     ----------
     build : callable
         Makes an empty pipeline for history.
-    stopped : callable
+    stopped : callable, optional
         Asked before each batch; True ends the replay with what there is.
-    tell : callable
+    tell : callable, optional
         Told how far the replay is, in the units of what it reads: bytes of files, records of a topic.
+    waiting : callable, optional
+        Makes a context for every wait for input, inside which KeyboardInterrupt, too, ends the replay with
+        what there is.
     """
 
     def __init__(
-        self, build: Callable[[], Pipeline], stopped: Callable[[], bool], tell: Callable[[int], None]
+        self,
+        build: Callable[[], Pipeline],
+        *,
+        stopped: Callable[[], bool] = lambda: False,
+        tell: Callable[[int], None] = lambda _: None,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._build = build
         self._stopped = stopped
         self._tell = tell
+        self._waiting = waiting
         self._pipelines: dict[int, Pipeline] = {}
         self.collected = Collected()
         self.complete = False
@@ -179,16 +189,21 @@ class Replay:
                 return
 
     def _run(self, batches: Iterator[list[Message]]) -> None:
-        for batch in batches:
-            if self._stopped():
-                break
+        while (batch := self._next(batches)) and not self._stopped():
             partition = batch[0].partition
             if partition not in self._pipelines:
                 self._pipelines[partition] = self._build()
             self.collected.add(self._pipelines[partition].process(batch))
-        else:
-            self.complete = True
+        # Also at the end of the input: Ctrl-C may have ended what writes it.
+        self.complete = not self._stopped()
         self.collected.sort()
+
+    def _next(self, batches: Iterator[list[Message]]) -> list[Message]:
+        try:
+            with self._waiting():
+                return next(batches, [])
+        except KeyboardInterrupt:
+            return []
 
     @property
     def models(self) -> set[str]:

@@ -22,15 +22,33 @@ LINE_EVERY_S = 10.0
 EXIT_INTERRUPTED = 130
 
 
+class Stop(threading.Event):
+    """Set once a person asked for the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_raise = False
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let Ctrl-C interrupt what runs inside: a wait for input that may never come."""
+        self.may_raise = True
+        try:
+            yield
+        finally:
+            self.may_raise = False
+
+
 @contextmanager
-def stop_on_interrupt() -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C (or SIGTERM) sets; a second one interrupts at once."""
-    stop = threading.Event()
+def stop_on_interrupt() -> Iterator[Stop]:
+    """Yield what the first Ctrl-C (or SIGTERM) sets; a second one interrupts at once."""
+    stop = Stop()
 
     def interrupted(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
+        is_second = stop.is_set()
         stop.set()
+        if is_second or stop.may_raise:
+            raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupted) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -16,13 +16,15 @@ from streams.places import STANDARD, TopicPlace, parse_place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from threading import Event
 
+    from streams.cli.progress import Stop
     from streams.replay import Replay, Replayed
     from streams.settings import Settings
 
 SAMPLE = "sample"
 SUMMARY_FILE = "replay.json"
+ASK_TIMEOUT_S = 5.0
+"""How long a broker may take to say how much there is to read."""
 _COLUMNS = {
     "level": "level",
     "key": "key",
@@ -119,7 +121,7 @@ def _run(
     parsed: Sequence[Path | TopicPlace],
     written: tuple[str, ...],
     settings: Settings,
-    stop: Event,
+    stop: Stop,
     *,
     use_sample: bool,
 ) -> tuple[Replay, Replayed]:
@@ -140,7 +142,10 @@ def _run(
         total, unit = _records(topics[0]), "events"
     with show_progress("Replaying", total, unit) as tell:
         replay = Replay(
-            lambda: build_pipeline(settings, live=False, references=references), stop.is_set, tell
+            lambda: build_pipeline(settings, live=False, references=references),
+            stopped=stop.is_set,
+            tell=tell,
+            waiting=stop.waiting,
         )
         if topics:
             _read_topic(replay, topics[0])
@@ -167,7 +172,7 @@ def _records(place: TopicPlace) -> int:
     from streams.bus.kafka import KafkaBus  # noqa: PLC0415 - needed only for topics
     from streams.replay import topic_ends  # noqa: PLC0415 - see command
 
-    bus = KafkaBus(place.bootstrap)
+    bus = KafkaBus(place.bootstrap, timeout_s=ASK_TIMEOUT_S)
     try:
         return sum(max(end - place.first, 0) for end in topic_ends(bus, place).values())
     finally:

@@ -1,0 +1,135 @@
+"""`modelwarden replay`, as a process."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sinks.records import Decision
+from streams.replay import BATCH_MESSAGES
+from streams.topics import create_topics
+
+MODELWARDEN = Path(sys.executable).with_name("modelwarden")
+EVENTS = 6000
+
+
+def call(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([MODELWARDEN, *words], capture_output=True, text=True, check=check)
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("replay") / "events.jsonl.gz"
+    call("simulate", "--events", str(EVENTS), "--to", path)
+    return path
+
+
+def test_a_file_is_summed_up_and_written_the_same_twice(events: Path, tmp_path: Path) -> None:
+    outputs = [
+        call("replay", events, "--references", "sample", "--alerts-to", tmp_path / name, "-o", "json").stdout
+        for name in ("one", "other")
+    ]
+    assert outputs[0] == outputs[1]
+    summary = json.loads(outputs[0])
+    assert summary["complete"] is True
+    assert summary["events"] == EVENTS
+    assert summary["rejected"] == {}
+    assert summary["mode"] == "observe"
+    assert summary["commands"] == {}
+    assert summary["keys_alerted"]
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert files == ["alerts.jsonl", "decisions.jsonl", "replay.json"]
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+    decisions = (tmp_path / "one" / "decisions.jsonl").read_text().splitlines()
+    assert sum(summary["decisions"].values()) == len(decisions)
+    assert set(json.loads(decisions[0])) == set(Decision.__struct_fields__)
+
+
+def test_the_table_says_what_would_be_done(events: Path) -> None:
+    said = call("replay", events, "--references", "sample").stdout
+    assert f"Events     {EVENTS:,} of" in said
+    assert "a replay sends nothing" in said
+    assert "critical" in said
+    assert "suspend" in said
+
+
+def test_a_model_without_reference_is_named(events: Path) -> None:
+    assert "model mnist has no reference: learned from this traffic" in call("replay", events).stdout
+
+
+def test_a_pipe_gives_what_the_file_gives(events: Path) -> None:
+    made = subprocess.run(
+        [MODELWARDEN, "simulate", "--events", str(EVENTS)], capture_output=True, check=True
+    ).stdout.decode()
+    piped = subprocess.run(
+        [MODELWARDEN, "replay", "-", "--references", "sample", "-o", "ndjson"],
+        input=made,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert piped.stdout == call("replay", events, "--references", "sample", "-o", "ndjson").stdout
+
+
+def test_ctrl_c_on_a_stalled_pipe_leaves_a_partial_result_that_says_so(events: Path, tmp_path: Path) -> None:
+    reader = subprocess.Popen(
+        [MODELWARDEN, "replay", "-", "--references", "sample", "--alerts-to", tmp_path / "run", "-o", "json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert reader.stdin is not None
+    # More than a batch and a pipe hold: once it is written, the first batch has been processed.
+    reader.stdin.write(gzip.decompress(events.read_bytes()))
+    reader.stdin.flush()
+    reader.send_signal(signal.SIGINT)
+    out, said = reader.communicate(timeout=60)
+    assert reader.returncode == 130
+    assert b"partial" in said
+    summary = json.loads(out)
+    assert summary["complete"] is False
+    assert summary["events"] == BATCH_MESSAGES
+    assert json.loads((tmp_path / "run" / "replay.json").read_bytes()) == summary
+
+
+def test_wrong_calls_say_what_is_wrong(events: Path, tmp_path: Path) -> None:
+    missing = call("replay", tmp_path / "missing.jsonl", check=False)
+    assert missing.returncode == 1
+    assert missing.stderr.startswith(f"Error: modelwarden replay: {tmp_path / 'missing.jsonl'}: No such file")
+    full = call("replay", events, "--alerts-to", events.parent, check=False)
+    assert full.returncode == 1
+    assert "the folder is not empty" in full.stderr
+    assert call("replay", events, "kafka://127.0.0.1:1/t", check=False).returncode == 2
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: x\nmoed: observe\nrules: []\n")
+    wrong = call("replay", events, "--policy", policy, check=False)
+    assert wrong.returncode == 1
+    assert "moed" in wrong.stderr
+
+
+def test_an_unreachable_broker_is_named() -> None:
+    done = call("replay", "kafka://127.0.0.1:1/modelwarden.events", check=False)
+    assert done.returncode == 1
+    assert "127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.kafka
+def test_a_topic_is_replayed_the_same_twice_and_in_part(kafka_broker: str) -> None:
+    create_topics(kafka_broker, prefix="replayed.", partitions=2)
+    place = f"kafka://{kafka_broker}/replayed.events"
+    call("simulate", "--events", str(EVENTS), "--to", place)
+    whole = call("replay", place, "--references", "sample", "-o", "json").stdout
+    assert whole == call("replay", place, "--references", "sample", "-o", "json").stdout
+    summary = json.loads(whole)
+    assert summary["events"] == EVENTS
+    assert summary["keys_alerted"]
+    part = json.loads(call("replay", f"{place}@10..110", "-o", "json").stdout)
+    assert part["events"] == 200
