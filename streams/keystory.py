@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Record = TypeVar("Record", Alert, Decision, Command)
 
 ALERTS_FILE = "alerts.jsonl"
+KAFKA = "kafka://"
 
 
 class StoryError(ModelwardenError):
@@ -39,6 +40,12 @@ class KeyStory(msgspec.Struct, frozen=True, kw_only=True):
     def highest(self) -> Alert | None:
         """The newest alert of the highest level."""
         return max(self.alerts, key=lambda alert: (LEVELS.index(alert.level), alert.time_ms), default=None)
+
+    @property
+    def place_option(self) -> str:
+        """The option of `modelwarden key` that reads the same place again."""
+        kafka = self.source.removeprefix(KAFKA)
+        return f"--run {self.source}" if kafka == self.source else f"--kafka {kafka}"
 
     def decision_on(self, alert: Alert) -> Decision | None:
         """Return what the policy made of an alert."""
@@ -89,7 +96,7 @@ def read_topics(bus: Bus, settings: Settings, key: str) -> KeyStory:
                 if message.value and key.encode() in message.value:
                     yield f"{name}/{message.partition}/{message.offset}", message.value
 
-    return _story(key, f"kafka://{settings.kafka}", lines)
+    return _story(key, f"{KAFKA}{settings.kafka}", lines)
 
 
 def _story(key: str, source: str, lines: Callable[[str, str], Iterable[tuple[str, bytes]]]) -> KeyStory:

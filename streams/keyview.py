@@ -37,12 +37,12 @@ def show_story(story: KeyStory, console: Console) -> None:
         console.print(_nothing(story))
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("time (UTC)", "level", "model"):
+    for heading in ("TIME (UTC)", "LEVEL", "MODEL"):
         table.add_column(heading, no_wrap=True)
-    table.add_column("query", justify="right")
-    table.add_column("honest keys", justify="right", no_wrap=True)
-    table.add_column("families")
-    table.add_column("decision")
+    table.add_column("QUERY", justify="right")
+    table.add_column("HONEST KEYS", justify="right", no_wrap=True)
+    table.add_column("FAMILIES")
+    table.add_column("DECISION")
     for alert in story.alerts:
         table.add_row(
             utc(alert.time_ms),
@@ -56,7 +56,7 @@ def show_story(story: KeyStory, console: Console) -> None:
     console.print(table)
     for command in story.commands:
         console.print(_command(command))
-    console.print(f"\nNext: modelwarden key explain {story.key}", style="dim")
+    console.print(f"\nNext: modelwarden key explain {story.key} {story.place_option}", style="cyan")
 
 
 def show_explained(story: KeyStory, console: Console) -> None:

@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from streams.cli.progress import Stop
-    from streams.replay import Replay, Replayed
+    from streams.replay import AlertedKey, Replay, Replayed
     from streams.settings import Settings
 
 SAMPLE = "sample"
 SUMMARY_FILE = "replay.json"
 ASK_TIMEOUT_S = 5.0
 """How long a broker may take to say how much there is to read."""
-_COLUMNS = {
+_COLUMNS = {  # query: of the key's own, at its first alert
     "level": "level",
     "key": "key",
     "model": "model",
-    "first_query": "first at query",
+    "first_query": "query",
     "families": "families",
-    "actions": "the policy would",
+    "action": "policy would",
 }
 
 
@@ -219,13 +219,21 @@ def _show(summary: Replayed, folder: Path | None) -> None:
         console.print(f"           {count:,} withheld: {reason}", style="dim")
     if summary.keys_alerted:
         console.print()
-        print_rows(summary.keys_alerted, _COLUMNS, "table", right=("first_query",))
+        print_rows(map(_row, summary.keys_alerted), _COLUMNS, "table", right=("first_query",))
     if folder is not None:
         console.print(f"\nWritten to {folder}", style="dim")
         if summary.keys_alerted:
             console.print(
                 f"Next: modelwarden key explain {summary.keys_alerted[0].key} --run {folder}", style="cyan"
             )
+
+
+def _row(found: AlertedKey) -> dict[str, object]:
+    return {
+        **msgspec.structs.asdict(found),
+        "families": ", ".join(found.families).replace("_", " "),
+        "action": found.actions[-1] if found.actions else None,
+    }
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -54,7 +54,7 @@ def alert(home: Path) -> dict[str, str]:
 
 def test_the_newest_run_is_shown_and_explained(home: Path, alert: dict[str, str]) -> None:
     shown = call("show", alert["key"], cwd=home).stdout
-    assert "run/1" in shown
+    assert f"Next: modelwarden key explain {alert['key']} --run run/1" in shown
     assert alert["level"] in shown
     assert "withheld: mode observe" in shown
     explained = call("explain", alert["key"], cwd=home).stdout
