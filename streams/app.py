@@ -81,6 +81,13 @@ class WorkerApp(faust.App):
         raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
         return BatchTopic(self, topics=[self.worker_settings.topic(name)], **raw)
 
+    def _on_rebalance_when_stopped(self) -> None:
+        """Do nothing: the consumer is being stopped, and leaves the group when the rebalance is over.
+
+        Faust closes the consumer's connections here, from another thread and under the rebalance, which then
+        retries for ever: the process would not end.
+        """
+
     async def on_first_start(self) -> None:
         """Check the topics, compile the kernels and connect, before anything is subscribed to."""
         await super().on_first_start()

@@ -2,7 +2,8 @@
 
 Started as a program by test_worker.py, with the settings of the environment. Every tenth event of a key makes
 an alert and a command, and a message that is not a number is refused. Each dump is also written to the folder
-COUNTS_DIR, so that the test sees what the worker holds.
+COUNTS_DIR, so that the test sees what the worker holds; a file per process, for a stalled worker still writes
+what it held when another has gone on.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class CountingPipeline:
     def dump(self) -> bytes:
         counts = msgspec.json.encode(self.counts)
         if self.partition >= 0:
-            path = Path(os.environ["COUNTS_DIR"]) / f"{self.partition}.json"
+            path = Path(os.environ["COUNTS_DIR"]) / f"{self.partition}-{os.getpid()}.json"
             path.with_suffix(".new").write_bytes(counts)
             path.with_suffix(".new").rename(path)
         return counts + b" " * (SPLIT * 512 * 1024)
