@@ -22,7 +22,8 @@ CODE_VERSION = "0.1.0"
 """Version of the detection code; part of every alert, so that a replay knows what it replays."""
 
 TOP_FEATURES = 4
-_UNITS = {"label_flip": "ratio", "near_copy": "ratio", "echo": "ratio", "rate": "log10 queries/h"}
+_RATIOS = ("label_flip", "near_copy", "echo", "midpoint")
+_UNITS = {**dict.fromkeys(_RATIOS, "ratio"), "rate": "log10 queries/h"}
 
 
 def make_alert(
@@ -149,7 +150,7 @@ def _claim(s: int, reached: Reached, key_reference: KeyReference, query_count: i
     last = f"of its last {min(statistic.horizon, query_count)} queries"
     observed, expected = float(reached.mean[s]), float(key_reference.median[s])
     match statistic.value.name:
-        case "label_flip" | "near_copy" | "echo":
+        case "label_flip" | "near_copy" | "echo" | "midpoint":
             numbers = f"{observed:.0%} {last}, {expected:.0%} for a typical key"
         case "rate":
             numbers = f"{10**observed:,.0f} in the last hour, {10**expected:,.0f} for a typical key"

@@ -61,6 +61,7 @@ VALUES: tuple[Value, ...] = (
     Value("label_flip", "boundary", "inputs come in close pairs with different answers", (32, 256), 0),
     Value("near_copy", "near_duplicate", "inputs are small changes of its own earlier ones", (32, 256), 0),
     Value("echo", "near_duplicate", "inputs follow its own earlier ones in step", (16, 128), 0),
+    Value("midpoint", "boundary", "inputs lie halfway between two of its own", (16, 64), 0),
     # log10 of the queries in the last hour
     Value("rate", "rate", "queries come faster than those of honest keys", (1,), 0),
 )
@@ -128,6 +129,7 @@ def event_values(
         scores["label_flip"],
         scores["near_copy"],
         scores["echo"],
+        scores["midpoint"],
         scores["log_rate"],
     )
     return np.stack(columns, axis=1).astype(np.float32), weight, bets

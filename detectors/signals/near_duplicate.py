@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 RING_LENGTH = 256
 RING_SIZE = 12
-QUANTA_PER_PAIR = 16.0
-"""Quantisation: one typical coordinate difference between two random queries is 16 steps of a byte."""
+QUANTA_PER_PAIR = 24.0
+"""Quantisation: one typical coordinate difference between two random queries is 24 steps of a byte."""
 NEAR_RATIO = 0.3
 """Near: closer than this share of the key's own step. Measured on benign keys: clean image keys reach 0.45
 at the median, Jacobian augmentation 0.2 (`modelwarden evaluate`)."""
@@ -37,6 +37,11 @@ NEAR_LAG = 8
 """A copy of one of the last 8 queries is a run (frames, retries, what-if), not augmentation."""
 FLIP_DISTANCE = 0.5
 """In median pair distances: a neighbour this close is the same thing to a person, so another label is odd."""
+MIDPOINT_DISTANCE = 0.2
+"""In median pair distances: closer ends are frames or noise, whose middles mean nothing."""
+MIDPOINT_RATIO = 0.3
+"""The far end must lie this close, in distances to the near end, to where a middle puts it: quantisation
+alone gives 0.1."""
 STEP_HORIZON = 64
 
 
@@ -50,14 +55,18 @@ class NearDuplicate:
     echo : 1 if the nearest earlier query lies exactly as far back as it did for the query before, and not
         within the last eight: the key walks through its own history in step, as every round of an
         augmentation or of a batched search does. Needs no distance scale, so it sees large steps too.
+    midpoint : 1 if the query lies halfway between two earlier ones, as every step of a bisection does.
     novelty : distance to the nearest remembered query in median pair distances; 1 for the first query.
 
-    The first three are NaN for an exact repeat: it says nothing about copies.
+    All but the last are NaN for an exact repeat: it says nothing about copies.
     """
 
     name: ClassVar[str] = "near_duplicate"
     family: ClassVar[Family] = "near_duplicate"
-    scores: ClassVar[tuple[str, ...]] = ("near_copy", "label_flip", "echo", "novelty")
+    scores: ClassVar[tuple[str, ...]] = (
+        *("near_copy", "label_flip", "echo", "midpoint"),
+        "novelty",
+    )
     fields: ClassVar[Fields] = {
         "ring": ("i1", (RING_LENGTH, RING_SIZE)),
         "ring_class": ("u1", (RING_LENGTH,)),
@@ -73,8 +82,8 @@ class NearDuplicate:
         self._quantum = np.float32(coordinate / QUANTA_PER_PAIR)
 
     def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
-        """Score each row, then remember it: float32 (n, 4); NaN where the sketch is absent."""
-        out = np.full((len(batch), 4), np.nan, np.float32)
+        """Score each row, then remember it: float32 (n, 5); NaN where the sketch is absent."""
+        out = np.full((len(batch), len(self.scores)), np.nan, np.float32)
         scaled = (batch.input_sketch[:, :RING_SIZE] - self._centre) / self._quantum
         present = np.isfinite(scaled).all(axis=1)
         code = np.clip(np.rint(np.where(np.isfinite(scaled), scaled, 0)), -127, 127).astype(np.int8)
@@ -103,24 +112,41 @@ def _score(
         slot = slots[i]
         count = np.int64(ring_count[slot])
         position = count % RING_LENGTH
-        if count == 0:
-            out[i, 0], out[i, 1], out[i, 2], out[i, 3] = 0.0, 0.0, 0.0, 1.0
-        else:
+        out[i, :4], out[i, 4] = 0.0, 1.0
+        if count > 0:
             filled = min(count, RING_LENGTH)
             nearest, where = _nearest(code[i], ring[slot], filled, position)
-            distance = np.sqrt(np.float32(nearest)) * unit
-            lag = (position - where + RING_LENGTH - 1) % RING_LENGTH + 1
-            step = min(step_mean[slot], np.float32(1.2))
-            if nearest > 0:
-                out[i, 0] = lag > NEAR_LAG and count > 1 and distance < NEAR_RATIO * step
-                out[i, 1] = distance < FLIP_DISTANCE and ring_class[slot, where] != label[i]
+            out[i, 4] = np.sqrt(np.float32(nearest)) * unit
+            if nearest == 0:
+                out[i, :4] = np.nan
+            else:
+                lag = (position - where + RING_LENGTH - 1) % RING_LENGTH + 1
+                step = min(step_mean[slot], np.float32(1.2))
+                out[i, 0] = lag > NEAR_LAG and count > 1 and out[i, 4] < NEAR_RATIO * step
+                out[i, 1] = out[i, 4] < FLIP_DISTANCE and ring_class[slot, where] != label[i]
                 out[i, 2] = lag > NEAR_LAG and lag == last_lag[slot]
                 last_lag[slot] = lag
-            out[i, 3] = distance
+                if out[i, 4] > MIDPOINT_DISTANCE:
+                    reflected = _reflected(code[i], ring[slot, where], ring[slot], filled, position)
+                    out[i, 3] = reflected < MIDPOINT_RATIO**2 * nearest
             _learn_step(code[i], ring[slot, (position - 1) % RING_LENGTH], count, slot, step_mean, unit)
         ring[slot, position] = code[i]
         ring_class[slot, position] = label[i]
         ring_count[slot] = count + 1
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _reflected(code: Array, centre: Array, ring: Array, filled: int, position: int) -> int:
+    """Return how near, squared, a remembered code lies to the reflection of `centre` about `code`."""
+    nearest = 2_000_000
+    for back in range(1, filled + 1):
+        place = (position - back) % RING_LENGTH
+        total = 0
+        for j in range(RING_SIZE):
+            difference = 2 * int(code[j]) - int(centre[j]) - int(ring[place, j])
+            total += difference * difference
+        nearest = min(nearest, total)
+    return nearest
 
 
 @njit(cache=True, nogil=True, inline="always")

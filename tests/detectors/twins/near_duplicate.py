@@ -21,7 +21,7 @@ class Query(NamedTuple):
 
 def score(batch: EventBatch, keys: list[int], reference: EventReference) -> list[list[float]]:
     """Compare each query with the last 256 of its key."""
-    quantum = float(reference.pair_distance[0]) / math.sqrt(32) / 16
+    quantum = float(reference.pair_distance[0]) / math.sqrt(32) / 24
     centre = reference.input_centres[-1].tolist()
     past: dict[int, list[Query]] = {}
     steps: dict[int, float] = {}
@@ -31,7 +31,7 @@ def score(batch: EventBatch, keys: list[int], reference: EventReference) -> list
         keys, batch.input_sketch.tolist(), batch.predicted_class.tolist(), strict=True
     ):
         if not all(math.isfinite(value) for value in sketch[:12]):
-            out.append([math.nan] * 4)
+            out.append([math.nan] * 5)
             continue
         places = [
             round((value - middle) / quantum) for value, middle in zip(sketch[:12], centre, strict=False)
@@ -50,15 +50,23 @@ def score(batch: EventBatch, keys: list[int], reference: EventReference) -> list
 def compare(query: Query, history: list[Query], step: float, last_lag: int) -> tuple[list[float], int]:
     """Score a query against those remembered, the latest of equally near ones first; return the lag too."""
     if not history:
-        return [0.0, 0.0, 0.0, 1.0], last_lag
+        return [0.0, 0.0, 0.0, 0.0, 1.0], last_lag
     lag, nearest = min(enumerate(reversed(history), 1), key=lambda entry: (apart(query, entry[1]), entry[0]))
     far = apart(query, nearest)
     if far == 0:
-        return [math.nan, math.nan, math.nan, 0.0], last_lag
+        return [*[math.nan] * 4, 0.0], last_lag
     near_copy = lag > 8 and far < 0.3 * min(step, 1.2)
     label_flip = far < 0.5 and nearest.label != query.label
     echo = lag > 8 and lag == last_lag
-    return [float(near_copy), float(label_flip), float(echo), far], lag
+    midpoint = far > 0.2 and is_midpoint(query, nearest, history)
+    return [float(near_copy), float(label_flip), float(echo), float(midpoint), far], lag
+
+
+def is_midpoint(query: Query, end: Query, history: list[Query]) -> bool:
+    """Tell whether the point opposite to `end` is remembered, give or take 0.3 of the distance to it."""
+    opposite = [2 * place - other for place, other in zip(query.code, end.code, strict=True)]
+    near = min(sum((a - b) ** 2 for a, b in zip(opposite, old.code, strict=True)) for old in history)
+    return near < 0.3**2 * sum((a - b) ** 2 for a, b in zip(query.code, end.code, strict=True))
 
 
 def apart(a: Query, b: Query) -> float:
@@ -66,4 +74,4 @@ def apart(a: Query, b: Query) -> float:
 
     In single precision, as the signal has it: squared distances are whole numbers and often lie on a limit.
     """
-    return float(np.float32(math.dist(a.code, b.code)) * np.float32(1 / (16 * math.sqrt(12))))
+    return float(np.float32(math.dist(a.code, b.code)) * np.float32(1 / (24 * math.sqrt(12))))
