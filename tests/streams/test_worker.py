@@ -18,12 +18,15 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 import streams.samples
 from detectors.alert import Alert
-from sinks.records import DeadLetter, Feedback
+from sinks.records import Command, DeadLetter, Feedback
 from sinks.serving.event import encode_event
+from sinks.signing import key_id, load_public_key, verify
 from streams.bus.kafka import KafkaBus
+from streams.cli import main
 from streams.pipeline import build_pipeline
 from streams.samples import load_sample
 from streams.settings import load_settings
@@ -32,7 +35,9 @@ from streams.topics import create_topics
 from streams.traces import arrival_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from streams.bus.base import Message
 
@@ -42,6 +47,7 @@ PARTITIONS = 4
 SEED = 20_261_123
 STOP_S = 40
 """A stop in the middle of a rebalance waits for the other members."""
+HARMFUL = {"throttle", "suspend", "revoke"}
 COUNTING = Path(__file__).parent / "counting_worker.py"
 REFERENCES = Path(str(streams.samples.__file__)).parent
 
@@ -77,6 +83,9 @@ class Deployment:
         generations = [int(found) for found in re.findall(r"worker_ready.*generation=(\d+)", self.log)]
         return generations.count(max(generations, default=0))
 
+    def size(self, topic: str) -> int:
+        return sum(self.bus.end_offsets(self.prefix + topic).values())
+
     def read(self, topic: str) -> list[Message]:
         return [message for chunk in self.bus.read([self.prefix + topic]) for message in chunk]
 
@@ -103,7 +112,9 @@ class Deployment:
     def wait(self, what: Callable[[], bool], timeout_s: float = 90) -> None:
         deadline = time.monotonic() + timeout_s
         while not what():
-            assert time.monotonic() < deadline, self.log[-4000:]
+            ended = {worker.poll() for worker in self.workers} - {None, 0, -signal.SIGKILL}
+            assert not ended, self.log[-8000:]
+            assert time.monotonic() < deadline, self.log[-8000:]
             time.sleep(0.05)
 
 
@@ -202,42 +213,92 @@ def test_two_workers_a_stall_and_a_clean_stop(deployment: Deployment) -> None:
     )
 
 
-def test_real_attacks_are_alerted_once_each_though_the_worker_is_killed(deployment: Deployment) -> None:
-    create_topics(deployment.environ["MODELWARDEN_KAFKA"], prefix=deployment.prefix, partitions=PARTITIONS)
-    deployment.environ["MODELWARDEN_REFERENCES_PATH"] = str(REFERENCES)
-    traces = load_sample()
-    events = [[(t.key_reference, encode_event(e)) for e in t.events()] for t in traces]
-    for trace, row in zip(*arrival_order(traces), strict=True):
-        key, value = events[trace][row]
+def send_events(deployment: Deployment, events: Iterable[tuple[str, bytes]]) -> int:
+    count = 0
+    for key, value in events:
         deployment.bus.send(f"{deployment.prefix}events", value, key=key.encode())
+        count += 1
     deployment.bus.flush()
+    return count
+
+
+def enforce(deployment: Deployment) -> dict[str, Ed25519PublicKey]:
+    """Let the workers sign commands; return the keys that verify them."""
+    private = deployment.folder / "signing.pem"
+    made = CliRunner().invoke(main, ["policy", "keygen", str(private)])
+    assert made.exit_code == 0, made.output
+    deployment.environ["MODELWARDEN_SIGNING_KEY_FILE"] = str(private)
+    deployment.environ["MODELWARDEN_REFERENCES_PATH"] = str(REFERENCES)
+    public = load_public_key(private.with_name("signing.pem.pub"))
+    return {key_id(public): public}
+
+
+def read_commands(deployment: Deployment, public_keys: Mapping[str, Ed25519PublicKey]) -> list[Command]:
+    commands = [msgspec.json.decode(m.value or b"", type=Command) for m in deployment.read("commands")]
+    for command in commands:
+        verify(command, public_keys)
+    return commands
+
+
+def expected_outputs(deployment: Deployment) -> tuple[list[Alert], list[Command]]:
+    """Outputs of the same partitions, run through pipelines that nobody kills."""
+    names = ("REFERENCES", "SIGNING", "POLICY")
+    environ = {name: v for name, v in deployment.environ.items() if any(part in name for part in names)}
+    settings = load_settings(None, environ)
+    pipelines = {partition: build_pipeline(settings) for partition in range(PARTITIONS)}
+    alerts: list[Alert] = []
+    commands: list[Command] = []
+    for chunk in deployment.bus.read([f"{deployment.prefix}events"]):
+        outputs = pipelines[chunk[0].partition].process(chunk)
+        alerts += outputs.alerts
+        commands += outputs.commands
+    return alerts, commands
+
+
+def test_every_attack_is_suspended_by_signed_commands_though_the_worker_is_killed(
+    deployment: Deployment,
+) -> None:
+    create_topics(deployment.environ["MODELWARDEN_KAFKA"], prefix=deployment.prefix, partitions=PARTITIONS)
+    public_keys = enforce(deployment)
+    deployment.environ["MODELWARDEN_POLICY_MODE"] = "enforce"
+    deployment.environ["MODELWARDEN_CONSUMER_INSTANCE_ID"] = "worker-0"
+    traces = load_sample()
+    encoded = [[(t.key_reference, encode_event(e)) for e in t.events()] for t in traces]
+    events = [encoded[trace][row] for trace, row in zip(*arrival_order(traces), strict=True)]
+    third = -(-len(events) // 3)
     worker = deployment.start_real()
-    deployment.wait(lambda: sum(deployment.bus.end_offsets(f"{deployment.prefix}alerts").values()) > 0)
-    worker.kill()
-    worker.wait()
-    expected = expected_alerts(deployment)
-    worker = deployment.start_real()
-    deployment.wait(
-        lambda: sum(deployment.bus.end_offsets(f"{deployment.prefix}alerts").values()) >= len(expected)
-    )
+    for start in range(0, len(events), third):
+        before = deployment.size("commands")
+        send_events(deployment, events[start : start + third])
+        if start + third < len(events):
+            deployment.wait(lambda: deployment.size("commands") > before)  # noqa: B023
+            worker.kill()
+            worker.wait()
+            worker = deployment.start_real()
+    alerts, commands = expected_outputs(deployment)
+    deployment.wait(lambda: deployment.size("alerts") >= len(alerts))
+    deployment.wait(lambda: deployment.size("commands") >= len(commands))
     worker.terminate()
     assert worker.wait(STOP_S) == 0
-    alerts = [msgspec.json.decode(m.value or b"", type=Alert) for m in deployment.read("alerts")]
-    assert sorted(alert.alert_id for alert in alerts) == sorted(expected), "as without the kill"
+    assert set(re.findall(r"worker_ready.*generation=(\d+)", deployment.log)) == {"1"}, (
+        "a static member comes back without a rebalance"
+    )
+
+    def in_order(records: Iterable[Alert | Command]) -> list[bytes]:
+        return sorted(msgspec.json.encode(record) for record in records)
+
+    written = [msgspec.json.decode(m.value or b"", type=Alert) for m in deployment.read("alerts")]
+    assert in_order(written) == in_order(alerts), "as without the kills"
+    sent = read_commands(deployment, public_keys)
+    assert in_order(sent) == in_order(commands), "as without the kills, sequence numbers included"
+    for topic in ("alerts", "commands", "audit"):
+        ids = deployment.ids(topic)
+        assert len(set(ids)) == len(ids) > 0, topic
     attackers = {trace.key_reference for trace in traces if trace.attack is not None}
-    assert attackers <= {alert.key for alert in alerts}
-    decisions = deployment.ids("audit")
-    assert len(set(decisions)) == len(decisions) > 0
-
-
-def expected_alerts(deployment: Deployment) -> list[str]:
-    """Alerts of the same partitions, run through pipelines that nobody kills."""
-    settings = load_settings(None, {k: v for k, v in deployment.environ.items() if "REFERENCES" in k})
-    pipelines = {partition: build_pipeline(settings) for partition in range(PARTITIONS)}
-    found: list[str] = []
-    for chunk in deployment.bus.read([f"{deployment.prefix}events"]):
-        found += [alert.alert_id for alert in pipelines[chunk[0].partition].process(chunk).alerts]
-    return found
+    assert len(attackers) >= 10
+    assert attackers <= {alert.key for alert in written}
+    assert attackers == {command.key for command in sent if command.action == "suspend"}
+    assert attackers >= {command.key for command in sent if command.action in HARMFUL}
 
 
 def test_a_worker_without_its_topics_says_so_and_ends(deployment: Deployment) -> None:
