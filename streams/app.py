@@ -26,6 +26,7 @@ from streams.agents.policy import PolicyFeed, add_policy_agent
 from streams.bus.base import Message
 from streams.errors import PolicyError, SettingsError
 from streams.faustbatch import BatchTopic, BatchTransport
+from streams.logs import setup_logs
 from streams.metrics import Metrics
 from streams.outputs import OutputWriter
 from streams.pipeline import build_pipeline, load_references
@@ -224,6 +225,7 @@ def _faust_settings(settings: Settings) -> dict[str, Any]:
         "topic_disable_leader": True,
         "web_enabled": False,
         "processing_guarantee": "at_least_once",
+        "Worker": _Worker,
     }
 
 
@@ -240,12 +242,11 @@ class _Worker(faust.Worker):
     """Faust's process, with the logs as they were set up."""
 
     def _setup_logging(self) -> None:
-        pass
+        logging.getLogger("kafka").setLevel(logging.WARNING)
 
 
 def run_worker(app: WorkerApp) -> None:
     """Run the application until it is stopped; exits the process, with code 1 after a failure."""
-    logging.getLogger("kafka").setLevel(logging.WARNING)
     _Worker(app, loglevel="INFO", redirect_stdouts=False).execute_from_commandline()
 
 
@@ -254,6 +255,8 @@ def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(name)
     path = os.environ.get("MODELWARDEN_SETTINGS")
-    made = build_app(load_settings(Path(path) if path else None, os.environ))
+    settings = load_settings(Path(path) if path else None, os.environ)
+    setup_logs(settings.log)
+    made = build_app(settings)
     globals()["app"] = made
     return made

@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -19,18 +21,24 @@ from uuid import uuid4
 import msgspec
 import pytest
 from click.testing import CliRunner
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import ConfigResource
+from kafka.errors import MessageSizeTooLargeError
+from prometheus_client.parser import text_string_to_metric_families
 
 import streams.samples
 from detectors.alert import Alert
+from sinks.policyfile import parse_policy
 from sinks.records import Command, DeadLetter, Feedback
 from sinks.serving.event import encode_event
 from sinks.signing import key_id, load_public_key, verify
 from streams.bus.kafka import KafkaBus
 from streams.cli import main
+from streams.localkafka import free_port
 from streams.pipeline import build_pipeline
 from streams.samples import load_sample
 from streams.settings import load_settings
-from streams.snapshot import Assembler
+from streams.snapshot import Assembler, Snapshot
 from streams.topics import create_topics
 from streams.traces import arrival_order
 
@@ -78,6 +86,9 @@ class Deployment:
     def start_real(self) -> subprocess.Popen[bytes]:
         return self.start(sys.executable, "-c", "from streams.cli import main; main()", "worker")
 
+    def start_faust(self) -> subprocess.Popen[bytes]:
+        return self.start(sys.executable, "-m", "faust", "-A", "streams.app", "worker", "-l", "info")
+
     def members(self) -> int:
         """How many workers are ready in the newest generation of the group."""
         generations = [int(found) for found in re.findall(r"worker_ready.*generation=(\d+)", self.log)]
@@ -101,13 +112,27 @@ class Deployment:
             furthest[partition] = max(held, furthest.get(partition, held), key=Counter.total)
         return sum(furthest.values(), Counter())
 
-    def stored_counts(self) -> Counter[str]:
-        """What the newest snapshots on the state topic hold."""
+    def snapshots(self) -> list[Snapshot]:
+        """The newest snapshots on the state topic."""
         found = {partition: Assembler(partition) for partition in range(PARTITIONS)}
         for message in self.read("state"):
             found[message.partition].add(message.key or b"", message.value)
-        newest = [next(iter(assembler.snapshots())) for assembler in found.values()]
-        return sum((Counter(json.loads(snapshot.blob)) for snapshot in newest), Counter())
+        return [snapshot for assembler in found.values() for snapshot in list(assembler.snapshots())[:1]]
+
+    def stored_counts(self) -> Counter[str]:
+        return sum((Counter(json.loads(snapshot.blob)) for snapshot in self.snapshots()), Counter())
+
+    def is_stored(self) -> bool:
+        """Whether the newest snapshots contain every event."""
+        events = f"{self.prefix}events"
+        stored = {
+            snapshot.partition: snapshot.meta.fences.get(events, -1) + 1 for snapshot in self.snapshots()
+        }
+        return all(stored.get(partition, 0) == end for partition, end in self.bus.end_offsets(events).items())
+
+    def publish_policy(self, text: str) -> None:
+        self.bus.send(f"{self.prefix}policy", text.encode(), key=b"policy")
+        self.bus.flush()
 
     def wait(self, what: Callable[[], bool], timeout_s: float = 90) -> None:
         deadline = time.monotonic() + timeout_s
@@ -299,6 +324,113 @@ def test_every_attack_is_suspended_by_signed_commands_though_the_worker_is_kille
     assert attackers <= {alert.key for alert in written}
     assert attackers == {command.key for command in sent if command.action == "suspend"}
     assert attackers >= {command.key for command in sent if command.action in HARMFUL}
+
+
+def scrape(deployment: Deployment) -> tuple[str, dict[str, float]]:
+    """The worker's metrics: the text, and each name's sum over its labels."""
+    connection = HTTPConnection("127.0.0.1", int(deployment.environ["MODELWARDEN_METRICS__PORT"]))
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    sums: defaultdict[str, float] = defaultdict(float)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            sums[sample.name] += sample.value
+    return text, sums
+
+
+def send_oversized(deployment: Deployment, key: str) -> list[int]:
+    """Put messages that are too large for the worker among the events of a key; return their sizes."""
+    address, topic = deployment.environ["MODELWARDEN_KAFKA"], f"{deployment.prefix}events"
+    noise = random.Random(SEED).randbytes(10_000_000)  # noqa: S311 - a filler, not a secret
+
+    def send(value: bytes, compression: str | None = None) -> bool:
+        producer = KafkaProducer(
+            bootstrap_servers=address, max_request_size=2 * len(noise), compression_type=compression
+        )
+        try:
+            producer.send(topic, value, key=key.encode()).get(STOP_S)
+        except MessageSizeTooLargeError:
+            return False
+        finally:
+            producer.close()
+        return True
+
+    assert send(noise[:1_500_000])
+    assert send(bytes(len(noise)), "gzip"), "the broker's limit is on what is sent"
+    assert not send(noise), "the broker refuses this to its sender"
+    admin = KafkaAdminClient(bootstrap_servers=address)
+    admin.alter_configs([ConfigResource("TOPIC", topic, {"max.message.bytes": "16777216"})])
+    admin.close()
+    deployment.wait(lambda: send(noise))  # larger than one fetch of the worker
+    return [1_500_000, len(noise), len(noise)]
+
+
+def check_metrics(deployment: Deployment, key: str, refused: int) -> None:
+    text, sums = scrape(deployment)
+    assert sums["modelwarden_alerts_total"] == deployment.size("alerts")
+    assert sums["modelwarden_commands_total"] == deployment.size("commands")
+    assert f'modelwarden_rejections_total{{reason="too_large"}} {refused:.1f}' in text
+    assert sums["modelwarden_snapshot_seconds_count"] > 0
+    assert sums["modelwarden_state_bytes"] > 0
+    assert "modelwarden_consumer_lag_records" in sums
+    assert key not in text
+
+
+def test_faust_worker_takes_up_a_policy_keeps_good_events_and_a_restore_stays_the_last_word(
+    deployment: Deployment,
+) -> None:
+    create_topics(deployment.environ["MODELWARDEN_KAFKA"], prefix=deployment.prefix, partitions=PARTITIONS)
+    public_keys = enforce(deployment)
+    deployment.environ |= {
+        "MODELWARDEN_METRICS__ENABLED": "true",
+        "MODELWARDEN_METRICS__PORT": str(free_port()),
+    }
+    attacks = {trace.attack: trace for trace in load_sample() if trace.victim == "mnist"}
+    (first, early), (second, late) = (
+        (trace.key_reference, [(trace.key_reference, encode_event(event)) for event in trace.events()])
+        for trace in (attacks["uniform"], attacks["knockoff_rand_kmnist"])
+    )
+    worker = deployment.start_faust()
+    deployment.wait(lambda: deployment.members() == 1)
+    count = send_events(deployment, early[:100])
+    deployment.wait(lambda: scrape(deployment)[1]["modelwarden_events_total"] == count)
+    assert deployment.size("commands") == 0, "the default policy only observes"
+
+    text = (files("deploy") / "policies" / "default.yaml").read_text()
+    policy = text.replace("mode: observe", "mode: enforce")
+    deployment.publish_policy(policy)
+    deployment.wait(lambda: deployment.log.count("policy_in_force") == PARTITIONS)
+    deployment.publish_policy(text.replace("mode: observe", "mode: enfroce"))
+    deployment.wait(lambda: "policy_refused" in deployment.log)
+    (refused,) = [line for line in deployment.log.splitlines() if "enfroce" in line or "refused" in line]
+    assert "policy_refused" in refused
+    assert "$.mode" in refused
+    count += send_events(deployment, late[:10])
+    sizes = send_oversized(deployment, second)
+    count += send_events(deployment, late[10:100])
+    deployment.wait(lambda: scrape(deployment)[1]["modelwarden_events_total"] == count)
+    letters = [msgspec.json.decode(m.value or b"", type=DeadLetter) for m in deployment.read("dead-letter")]
+    assert [(letter.reason, letter.size_bytes) for letter in letters] == [("too_large", n) for n in sizes]
+    commands = read_commands(deployment, public_keys)
+    assert {command.policy_version for command in commands} == {parse_policy(policy, "").policy_version}
+    assert "suspend" in {command.action for command in commands if command.key == second}
+    assert first in {json.loads(m.value or b"")["key"] for m in deployment.read("alerts")}
+    check_metrics(deployment, second, len(sizes))
+
+    word = Feedback(key=second, verdict="honest", author="ann", reason="an audit of ours", time_ms=1)
+    deployment.bus.send(f"{deployment.prefix}feedback", msgspec.json.encode(word), key=second.encode())
+    deployment.bus.flush()
+    deployment.wait(lambda: deployment.size("commands") > len(commands))
+    worker.kill()
+    worker.wait()
+    send_events(deployment, late[100:])
+    worker = deployment.start_faust()
+    deployment.wait(deployment.is_stored)
+    worker.terminate()
+    assert worker.wait(STOP_S) == 0
+    after = read_commands(deployment, public_keys)
+    assert [command.action for command in after[len(commands) :]] == ["restore"]
 
 
 def test_a_worker_without_its_topics_says_so_and_ends(deployment: Deployment) -> None:
