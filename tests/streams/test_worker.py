@@ -225,7 +225,7 @@ def test_two_workers_a_stall_and_a_clean_stop(deployment: Deployment) -> None:
     truth = send_numbers(deployment, count)
     deployment.wait(lambda: len(deployment.counts()) > 10)
     stalled.send_signal(signal.SIGSTOP)
-    time.sleep(8)  # longer than the session: the other worker takes over, and the stalled one is a zombie
+    deployment.wait(lambda: deployment.members() == 1)  # the other worker has taken over
     stalled.send_signal(signal.SIGCONT)
     deployment.wait(lambda: deployment.counts() == truth)
     for worker in (stalled, other):  # the first most likely while it joins the group again
