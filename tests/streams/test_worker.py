@@ -198,7 +198,7 @@ def test_kill_9_at_any_moment_loses_nothing_and_doubles_nothing(deployment: Depl
     count = 30_000
     create_topics(deployment.environ["MODELWARDEN_KAFKA"], prefix=deployment.prefix, partitions=PARTITIONS)
     truth = send_numbers(deployment, count)
-    deployment.environ["PAUSE_S"] = "0.05"
+    deployment.environ["PAUSE_S"] = "0.3"  # 30 chunks or more, so that all kills come before the end
     draw = random.Random(SEED)  # noqa: S311 - moments, not secrets
     for _ in range(3):
         before = deployment.bus.end_offsets(f"{deployment.prefix}alerts")
@@ -208,6 +208,7 @@ def test_kill_9_at_any_moment_loses_nothing_and_doubles_nothing(deployment: Depl
         worker.kill()
         assert worker.wait() == -signal.SIGKILL
         assert deployment.counts() != truth, "the kill came too late to prove anything"
+    deployment.environ["PAUSE_S"] = "0"
     worker = deployment.start_counting()
     deployment.wait(lambda: deployment.counts() == truth)
     worker.terminate()
