@@ -1,14 +1,14 @@
-"""How unusual is a measurement of one quantity over time, such as the requests to a model per minute?
+"""How unusual a measurement of one quantity over time is, such as the requests to a model per minute.
 
-For aggregates (a model's, a tenant's, a cohort's traffic) and promoted keys; each series costs `STATE_BYTES`.
+For aggregates (a model's, a tenant's, a cohort's traffic) and promoted keys; a series costs `STATE_BYTES`.
 One pass, nothing of the future: a row is scored before it is learned. Three views are added up:
 
 Novelty of the value
-    Distance to the nearest value seen before, in units of the range. 64 cells of equal width cover the values
-    seen; each remembers how many more rows it stays known, ln(e^(rate life) + 1) / rate after a visit: ln(1 + c)
-    / rate after c visits in quick succession. The width is a power of two, doubled or halved as the range moves.
+    d / (d + range), d the distance to the nearest value known. 64 cells of equal width cover the values seen.
+    A cell that is visited c times in quick succession stays known for ln(1 + c) / rate rows; a later visit
+    takes its life from l to ln(1 + e^(rate l)) / rate. The width is a power of two and follows the range.
 Novelty of the residual
-    The same for the value minus the mean of its two hours of the week (UTC), once that mean explains a
+    The same for the value minus the mean of its two hours of the week (UTC), once those means explain a
     good part of the spread.
 Deviation
     |z| against an exponentially weighted mean and variance, up to `Z_CAP`: novelty alone is blind to an
@@ -16,9 +16,9 @@ Deviation
 
 After a score that counts, only a higher one does within the next 100 rows: one incident, one alert.
 
-Not after a published formula; measured on NAB by `tests/bench/nab_score.py`, whose tuning half set the constants.
-All are counts of rows or ratios: units of the values do not matter, their spacing in time hardly.
-Blind to: a slow drift, which is followed, and values known to be odd, as long as z is small.
+Not a published formula. Measured on NAB by `tests/bench/nab_score.py`, whose tuning half set the constants;
+they are counts of rows and ratios, so the unit of the values does not matter.
+Blind to: a slow drift, which it follows, and an odd value that was often seen before.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ MAX_LIFE = 4095
 REFIT_ROWS = 512
 """Rows after which the width of the cells is reconsidered, besides whenever a value falls outside."""
 RANGE_RATE = 1e-3
-"""Share of its distance to the mean by which an extreme shrinks per row, and least weight of a row in the mean."""
+"""Share of its distance to the centre that an extreme loses per row; least weight of a row in the centre."""
 PROFILE_RATE = 0.05
 """Least weight of a row in the mean of its slot of the week."""
 PROFILE_ROWS = 2
@@ -70,7 +70,7 @@ Z_WEIGHT = 0.004
 Z_CAP = 5.0
 QUIET_ROWS = 100
 """Rows after a score in which only a higher one counts."""
-MAX_VALUE = 1e100
+MAX_VALUE = 1e30
 """Values further from zero than this are treated as missing."""
 _MAX_CELL = 2.0**62
 _VALUE, _RESIDUAL = 0, 1
@@ -129,9 +129,9 @@ class UnivariateDetector:
         Returns
         -------
         float32 (n,)
-            About 0.03 and above is worth a look, 0 is nothing new. NaN for no opinion: during the warm-up, and
-            for a row that was ignored because its value is missing (NaN, infinite, beyond `MAX_VALUE`) or it
-            is not later than the last row of its series (a repetition or a late one).
+            0 is nothing new, about 0.03 and above is worth a look. NaN for no opinion: during the warm-up,
+            and for a row that was ignored because its value is missing (NaN, infinite, beyond `MAX_VALUE`)
+            or because it is not later than the last row of its series (a repetition or a late one).
 
         Raises
         ------
@@ -140,7 +140,9 @@ class UnivariateDetector:
         """
         owner = np.zeros(len(time_ms), np.int64) if series is None else np.asarray(series, np.int64)
         if not len(time_ms) == len(value) == len(owner):
-            raise ValueError(f"{len(time_ms)} times, {len(value)} values and {len(owner)} series do not match")
+            raise ValueError(
+                f"{len(time_ms)} times, {len(value)} values and {len(owner)} series do not match"
+            )
         if len(owner) and not 0 <= owner.min() <= owner.max() < len(self._state):
             raise ValueError(
                 f"series {owner.min()} to {owner.max()} asked for, 0 to {len(self._state) - 1} exist"
@@ -214,14 +216,14 @@ def _advance(state: Any, time_ms: int, value: float) -> float:
     state.variance = (1 - rate) * (state.variance + rate * deviation * deviation)
     rate = max(1.0 / state.seen[_VALUE], SPREAD_RATE)
     state.value_spread += rate * (abs(value - state.centre[_VALUE]) - state.value_spread)
-    return novelty + RESIDUAL_WEIGHT * residual + Z_WEIGHT * z
+    return float(novelty + RESIDUAL_WEIGHT * residual + Z_WEIGHT * z)
 
 
 @njit(cache=True, nogil=True)
 def _residual(state: Any, time_ms: int, value: float) -> float:
     """Score how new the distance to the week's profile is, where the profile says something."""
     slot = (time_ms // SLOT_MS) % SLOTS
-    novelty = 0.0
+    novelty: float = 0.0
     difference = value - state.profile_mean[slot]
     seen = state.profile_seen[slot]
     if seen >= PROFILE_ROWS:
@@ -251,7 +253,7 @@ def _once(state: Any, raw: float) -> float:
 
 @njit(cache=True, nogil=True)
 def _novelty(state: Any, memory: int, value: float) -> float:
-    """Distance to the nearest known value over the range, 0 if this one is known; then learn it."""
+    """Score how far the nearest known value is, 0 to 1 with 1/2 at the range's own length; then learn."""
     state.seen[memory] += 1
     seen = state.seen[memory]
     if seen == 1:
@@ -267,7 +269,7 @@ def _novelty(state: Any, memory: int, value: float) -> float:
     if seen > WARM_UP_ROWS and life[cell] == 0:
         width = math.ldexp(1.0, state.exponent[memory])
         novelty = _gap(life, cell, value / width - state.first[memory])
-        novelty *= width / max(state.high[memory] - state.low[memory], width)
+        novelty /= novelty + max((state.high[memory] - state.low[memory]) / width, 1.0)
     before = FORGET_RATE * life[cell]
     life[cell] = min(int((before + math.log1p(math.exp(-before))) / FORGET_RATE + 0.5), MAX_LIFE)
     state.centre[memory] += max(1.0 / seen, RANGE_RATE) * (value - state.centre[memory])
