@@ -159,6 +159,7 @@ def fit_events(sample: Sample, trim_ratio: float = TRIM_RATIO) -> EventReference
         embedding_whitening=centres[1][1],
         overall_whitening=overall[1],
         pair_distance=_pair_distance(inputs),
+        ring_centre=overall[0][-1],
         distance_table=blank,
         embedding_table=blank,
         overall_table=blank,

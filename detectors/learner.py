@@ -7,6 +7,7 @@ again at every doubling. A share of the keys is taken to be attackers whose valu
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -128,7 +129,11 @@ class Learner:
         sample = self.sample
         if sample is None or not np.isfinite(sample.input_sketch).any():
             return
-        self.event = fit_events(sample, TRIM_RATIO)
+        event = fit_events(sample, TRIM_RATIO)
+        if self.event is not None:
+            kept = self.event
+            event = replace(event, pair_distance=kept.pair_distance, ring_centre=kept.ring_centre)
+        self.event = event
         self._track = Track(self.event)
         if self.watch is not None:
             self._watch(self.watch.reference.key)

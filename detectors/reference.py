@@ -38,6 +38,9 @@ class EventReference:
         The same for input sketches around the overall mean with the overall covariance.
     pair_distance : float32 (1,)
         Median distance between the input sketches of two random events.
+    ring_centre : float32 (32,)
+        What the remembered sketches are quantised around. It and `pair_distance` never change while keys
+        remember sketches: a repeat must stay one.
     distance_table, embedding_table, overall_table, hardness_table : float32 (up to 1024,)
         Sorted quantiles of the benign scores, for conformal p-values.
     """
@@ -49,6 +52,7 @@ class EventReference:
     embedding_whitening: NDArray[np.float32]
     overall_whitening: NDArray[np.float32]
     pair_distance: NDArray[np.float32]
+    ring_centre: NDArray[np.float32]
     distance_table: NDArray[np.float32]
     embedding_table: NDArray[np.float32]
     overall_table: NDArray[np.float32]

@@ -24,8 +24,10 @@ from streams.agents.events import add_events_agent
 from streams.agents.feedback import add_feedback_agent
 from streams.agents.policy import PolicyFeed, add_policy_agent
 from streams.bus.base import Message
-from streams.errors import PolicyError
+from streams.errors import PolicyError, SettingsError
 from streams.faustbatch import BatchTopic, BatchTransport
+from streams.logs import setup_logs
+from streams.metrics import Metrics
 from streams.outputs import OutputWriter
 from streams.pipeline import build_pipeline, load_references
 from streams.settings import Settings, load_settings
@@ -33,15 +35,19 @@ from streams.state import FencedState
 from streams.topics import TopicError, check_topics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable
 
     from sinks.policyfile import Policy
     from streams.faustbatch import Chunk
-    from streams.pipeline import Outputs, Pipeline
+    from streams.pipeline import Pipeline
+    from streams.state import Step
 
 SESSION_TIMEOUT_S = 6.0
 """The shortest that Kafka allows by default: after a kill, partitions wait this long for another worker."""
+STATIC_SESSION_TIMEOUT_S = 30.0
+"""For a worker with an instance id, which needs no wait when it comes back: time to start again in."""
 HEARTBEAT_S = 1.0
+MEASURE_S = 1.0
 COMMIT_INTERVAL_S = 1.0
 QUEUED_CHUNKS = 32
 FETCH_BYTES = 4 * 1024 * 1024
@@ -64,11 +70,14 @@ class WorkerApp(faust.App):
         self.worker_settings = settings
         self.build = build
         self.outputs = OutputWriter(settings)
-        self.fences = FencedState(settings, build, self.outputs)
+        self.metrics = Metrics()
+        self.fences = FencedState(settings, build, self.outputs, self.metrics)
         self.policies = PolicyFeed(settings)
         super().__init__(settings.consumer_group, **_faust_settings(settings))
         self.on_rebalance_complete.connect(self._take_over)
         self.task(self._snapshot_regularly)
+        if settings.metrics.enabled:
+            self.task(self._serve_metrics)
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self, loop=self.loop)
@@ -103,7 +112,7 @@ class WorkerApp(faust.App):
         await self.outputs.start()
         policy = await self.policies.catch_up()
         if policy is not None:
-            self.adopt(policy)
+            await self.adopt(policy)
 
     async def on_shutdown(self) -> None:
         """Release the connections, after everything that writes has stopped."""
@@ -111,9 +120,7 @@ class WorkerApp(faust.App):
         await self.policies.close()
         await self.outputs.stop()
 
-    async def apply(
-        self, chunk: Chunk, step: Callable[[Pipeline, Sequence[Message]], Iterable[Outputs]]
-    ) -> None:
+    async def apply(self, chunk: Chunk, step: Step) -> None:
         """Run a chunk through its pipeline; a failure stops the worker, for going on would lose the chunk."""
         if chunk.seek_count != self.consumer.seek_count:
             return
@@ -123,12 +130,19 @@ class WorkerApp(faust.App):
             await self.stop_for(error)
             raise
 
-    def adopt(self, policy: Policy) -> None:
+    def hold(self, chunk: Chunk, step: Step) -> None:
+        """Keep a chunk until the next snapshot, with which it is applied."""
+        if chunk.seek_count == self.consumer.seek_count:
+            self.fences.hold(chunk, step)
+
+    async def adopt(self, policy: Policy) -> None:
         """Put a policy in force; one that cannot be (it needs a signing key, say) is logged and left."""
         try:
             self.fences.set_policy(policy)
         except PolicyError as error:
             _log.error("policy_refused", source=policy.policy_version, error=str(error))
+        else:
+            await self._snapshot()
 
     async def stop_for(self, error: Exception) -> None:
         """Log why the worker cannot go on, and stop it with exit code 1."""
@@ -146,11 +160,33 @@ class WorkerApp(faust.App):
     async def _snapshot_regularly(self) -> None:
         while not self.should_stop:
             await self.sleep(self.worker_settings.snapshot_interval_s)
-            try:
-                await self.fences.snapshot_all()
-            except Exception as error:
-                await self.stop_for(error)
-                raise
+            await self._snapshot()
+
+    async def _snapshot(self) -> None:
+        try:
+            await self.fences.snapshot_all()
+        except Exception as error:
+            await self.stop_for(error)
+            raise
+
+    async def _serve_metrics(self) -> None:
+        """Answer scrapes for as long as the worker runs."""
+        try:
+            stop = self.metrics.serve(self.worker_settings.metrics)
+        except SettingsError as error:
+            await self.stop_for(error)
+            raise
+        try:
+            while not self.should_stop:
+                engines = [state.pipeline.engine for state in self.fences.partitions.values()]
+                self.metrics.measure(
+                    keys=sum(engine.key_count for engine in engines),
+                    state_bytes=sum(engine.state_bytes for engine in engines),
+                    lags=self.fences.lags(self.consumer.end_offset),
+                )
+                await self.sleep(MEASURE_S)
+        finally:
+            await asyncio.to_thread(stop)
 
 
 def warm_up(build: Callable[[Settings], Pipeline], settings: Settings) -> None:
@@ -174,9 +210,11 @@ def warm_up(build: Callable[[Settings], Pipeline], settings: Settings) -> None:
 
 
 def _faust_settings(settings: Settings) -> dict[str, Any]:
+    static = settings.consumer_instance_id is not None
     return {
         "broker": [f"kafka://{address}" for address in settings.kafka.split(",")],
-        "broker_session_timeout": SESSION_TIMEOUT_S,
+        "broker_session_timeout": STATIC_SESSION_TIMEOUT_S if static else SESSION_TIMEOUT_S,
+        "consumer_group_instance_id": settings.consumer_instance_id,
         "broker_heartbeat_interval": HEARTBEAT_S,
         "broker_commit_interval": COMMIT_INTERVAL_S,
         "consumer_auto_offset_reset": "earliest",
@@ -187,6 +225,7 @@ def _faust_settings(settings: Settings) -> dict[str, Any]:
         "topic_disable_leader": True,
         "web_enabled": False,
         "processing_guarantee": "at_least_once",
+        "Worker": _Worker,
     }
 
 
@@ -203,12 +242,11 @@ class _Worker(faust.Worker):
     """Faust's process, with the logs as they were set up."""
 
     def _setup_logging(self) -> None:
-        pass
+        logging.getLogger("kafka").setLevel(logging.WARNING)
 
 
 def run_worker(app: WorkerApp) -> None:
     """Run the application until it is stopped; exits the process, with code 1 after a failure."""
-    logging.getLogger("kafka").setLevel(logging.WARNING)
     _Worker(app, loglevel="INFO", redirect_stdouts=False).execute_from_commandline()
 
 
@@ -217,6 +255,8 @@ def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(name)
     path = os.environ.get("MODELWARDEN_SETTINGS")
-    made = build_app(load_settings(Path(path) if path else None, os.environ))
+    settings = load_settings(Path(path) if path else None, os.environ)
+    setup_logs(settings.log)
+    made = build_app(settings)
     globals()["app"] = made
     return made

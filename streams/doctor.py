@@ -70,7 +70,8 @@ def examine(
         return [*checks, failed("settings", error)]
     source = f"file {settings_file}" if settings_file else "defaults and environment"
     checks.append(Check(check="settings", status="ok", finding=f"from {source}"))
-    checks += [check_policy(settings), check_signing_key(settings), check_references(settings)]
+    checks += [check_memory(settings), check_policy(settings), check_signing_key(settings)]
+    checks.append(check_references(settings))
     checks.append(check_broker(settings.kafka))
     if checks[-1].status != "fail":
         checks.append(check_topics(settings))
@@ -119,6 +120,26 @@ def check_kernels() -> Check:
     count = len(list(cache.glob("*.nbi")))
     found = f"{count} compiled" if count else "not compiled yet, which makes the first start take a minute"
     return Check(check="kernels", status="ok", finding=f"{found}; cache {cache}")
+
+
+def check_memory(settings: Settings) -> Check:
+    """Compare what the key tables can grow to, with every partition here, with the machine's memory."""
+    from detectors.engine import FIELDS  # noqa: PLC0415 - brings numba
+    from detectors.keytable import memory_estimate_bytes  # noqa: PLC0415 - same
+    from detectors.slabs import slot_bytes  # noqa: PLC0415 - same
+    from streams.topics import DEFAULT_PARTITIONS  # noqa: PLC0415 - brings kafka-python
+
+    keys, a_key = settings.engine.hot_keys, slot_bytes(FIELDS)
+    needed_gb = DEFAULT_PARTITIONS * memory_estimate_bytes(keys, a_key) / 1e9
+    there_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    found = (
+        f"at most {needed_gb:.1f} GB for {DEFAULT_PARTITIONS} partitions of {keys:,} keys, "
+        f"{a_key:,} bytes each; this machine has {there_gb:.1f} GB"
+    )
+    if needed_gb < 0.8 * there_gb:
+        return Check(check="memory", status="ok", finding=found)
+    do = "Lower engine.hot_keys, or spread the partitions over more workers"
+    return Check(check="memory", status="warn", finding=found, do=do)
 
 
 def check_programs() -> Iterator[Check]:

@@ -38,21 +38,27 @@ class Output(msgspec.Struct, frozen=True):
     """Without prefix."""
     output_id: str
     key: str
-    record: Any
+    record: msgspec.Raw
+    """Encoded."""
 
 
 def list_outputs(outputs: Outputs) -> Iterator[Output]:
     """Yield the records to write, causes before effects."""
+    for topic, output_id, key, record in _records(outputs):
+        yield Output(topic, output_id, key, msgspec.Raw(msgspec.json.encode(record)))
+
+
+def _records(outputs: Outputs) -> Iterator[tuple[str, str, str, Any]]:
     for rejection in outputs.rejections:
         letter = dead_letter(rejection)
         place = f"{letter.topic}/{letter.partition}/{letter.offset}"
-        yield Output("dead-letter", place, place, letter)
+        yield "dead-letter", place, place, letter
     for alert in outputs.alerts:
-        yield Output("alerts", alert.alert_id, alert.key, alert)
+        yield "alerts", alert.alert_id, alert.key, alert
     for decision in outputs.decisions:
-        yield Output("audit", decision.decision_id, decision.key, decision)
+        yield "audit", decision.decision_id, decision.key, decision
     for command in outputs.commands:
-        yield Output("commands", command.command_id, f"{command.key}/{command.model or '*'}", command)
+        yield "commands", command.command_id, f"{command.key}/{command.model or '*'}", command
 
 
 class OutputWriter:
@@ -88,18 +94,18 @@ class OutputWriter:
         )
         return future
 
-    async def publish(self, partition: int, outputs: Outputs) -> list[asyncio.Future[Any]]:
+    async def publish(self, partition: int, outputs: Iterable[Output]) -> list[asyncio.Future[Any]]:
         """Begin to write the outputs of a source partition; the futures end when they are stored."""
         return [
             await self._publish(partition, output)
-            for output in list_outputs(outputs)
+            for output in outputs
             if not self._is_written(partition, output)
         ]
 
     async def _publish(self, partition: int, output: Output) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = await self._producer.send(
             self._settings.topic(output.topic),
-            msgspec.json.encode(output.record),
+            bytes(output.record),
             key=output.key.encode(),
             partition=partition,
             headers=[(ID_HEADER, output.output_id.encode())],
@@ -127,6 +133,10 @@ class OutputWriter:
         """
         places = [(topic, partition) for topic in OUTPUT_TOPICS]
         return {p[0]: self._replay_starts.get(p, self._positions.get(p, 0)) for p in places}
+
+    def is_replaying(self, partition: int) -> bool:
+        """Tell whether some of what was written after the snapshot has not been made again."""
+        return any(self._written.get((topic, partition)) for topic in OUTPUT_TOPICS)
 
     def settle(self, partition: int) -> None:
         """End the partition's replay: nothing that comes now was written before."""

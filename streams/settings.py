@@ -66,6 +66,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Bootstrap servers, `host:port`, several separated by commas."""
     topic_prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{0,128}$")] = "modelwarden."
     consumer_group: Annotated[str, Meta(min_length=1, max_length=128)] = "modelwarden"
+    consumer_instance_id: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}$")] | None = None
+    """A name that this worker keeps over restarts and no other worker has, such as its pod's (Kafka's static
+    membership). A worker that starts again under its name within 30 s gets its partitions back at once; one
+    that stays away keeps them from the others for so long. None: for 6 s after a kill, not at all after a
+    stop."""
     policy_file: Path | None = None
     """None: the default policy that comes with the program."""
     policy_mode: Mode | None = None

@@ -10,6 +10,7 @@ The generation rises with every restore, so a stalled worker that wakes up late 
 
 from __future__ import annotations
 
+import secrets
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,7 +18,9 @@ from zlib import crc32
 
 import msgspec
 
+from sinks.policyfile import Policy  # noqa: TC001 - msgspec reads the annotations at run time
 from streams.errors import StateVersionError
+from streams.outputs import Output  # noqa: TC001 - same
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 PIECE_BYTES = 512 * 1024
 SLOTS = 2
+_LOT_BITS = 32
 
 _KEY = struct.Struct(">iqBi")
 _HEADER = struct.Struct(">HqqiiqI")
@@ -40,6 +44,10 @@ class SnapshotMeta(msgspec.Struct, frozen=True, kw_only=True):
     """By source topic: offset of the last record that the state contains."""
     outputs: dict[str, int]
     """By output topic: everything made after this snapshot stands at this offset or later."""
+    policy: Policy | None = None
+    """The policy under which the events after this snapshot are processed, until the next one."""
+    held: tuple[Output, ...] = ()
+    """Outputs that may be written once this snapshot is durable, and not before."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +59,16 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Counts the snapshots of a generation, from 1."""
     meta: SnapshotMeta
     blob: bytes
+
+
+def next_generation(group_generation: int, highest: int) -> int:
+    """Return a state generation above `highest`, the one found, and above those of earlier group generations.
+
+    Its low half is drawn by lot: two processes that share a group generation (one of them a static member
+    that was replaced while it was stalled) must not write under the same keys.
+    """
+    epoch = max(group_generation, (highest >> _LOT_BITS) + 1)
+    return (epoch << _LOT_BITS) + secrets.randbits(_LOT_BITS)
 
 
 def cut(snapshot: Snapshot, fence: int, piece_bytes: int = PIECE_BYTES) -> Iterator[tuple[bytes, bytes]]:

@@ -5,6 +5,10 @@
   its pieces, and every output made before it, are stored; only then may its fences be committed.
 * On assignment the newest complete snapshot is restored, reading goes on behind its fences, and outputs that
   stand on the topics already are not written again.
+* A person's feedback and a new policy take effect only together with a snapshot: events wait until it is
+  durable, and what follows from the feedback is written after that. So every event is replayed under the
+  same feedback and policy as the first time, whichever topic is read faster then: a replay makes the same
+  outputs, with the same sequence numbers, and a `restore` that was sent stays the last word.
 * A worker that missed a generation of its group (it was stalled, and another one had its partitions) drops
   what it holds and restores. What it may write before it notices stands under its own old generation.
 """
@@ -18,19 +22,26 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from faust.types import TP
 
+from sinks.policyfile import load_policy
 from streams.bus.base import Message
-from streams.errors import StateVersionError
+from streams.errors import PolicyError, StateVersionError
+from streams.metrics import Lag
+from streams.outputs import list_outputs
 from streams.recovery import log_bounds, read_to_end
-from streams.snapshot import Assembler, Snapshot, SnapshotMeta, cut
+from streams.snapshot import Assembler, Snapshot, SnapshotMeta, cut, next_generation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from sinks.policyfile import Policy
     from streams.faustbatch import Chunk
-    from streams.outputs import OutputWriter
+    from streams.metrics import Metrics
+    from streams.outputs import Output, OutputWriter
     from streams.pipeline import Outputs, Pipeline
     from streams.settings import Settings
+
+    Step = Callable[[Pipeline, Sequence[Message]], Iterable[Outputs]]
+    """Takes a pipeline and messages that are not in it yet; gives the outputs."""
 
 MAX_CHUNK = 1000
 """Records per chunk: some milliseconds of work, so that commits and other agents are not held up."""
@@ -45,6 +56,12 @@ class PartitionState:
     partition: int
     pipeline: Pipeline
     generation: int
+    policy: Policy
+    """In force in the pipeline."""
+    next_policy: Policy | None = None
+    """Takes its place with the next snapshot."""
+    waiting: list[tuple[Chunk, Step]] = field(default_factory=list)
+    """Chunks that are applied with the next snapshot."""
     fences: dict[str, int] = field(default_factory=dict)
     """By source topic: offset of the last record in the pipeline."""
     durable: dict[str, int] = field(default_factory=dict)
@@ -55,15 +72,15 @@ class PartitionState:
     changed: bool = False
     unstored: list[asyncio.Future[Any]] = field(default_factory=list)
     """Outputs made since the last snapshot."""
-    replay_ends: dict[str, int] = field(default_factory=dict)
-    """By source topic: where it ended when the state was restored; outputs of records before that may stand
-    on the topics already. Empty once all of them are in the pipeline."""
+    replay_end: int | None = None
+    """Where the events ended when the state was restored; outputs of events before that may stand on the
+    topics already. None once all of those have been made again."""
     oldest: dict[str, int] = field(default_factory=dict)
     """By source topic: the oldest offset that was there when the state was restored."""
     old_keys: list[bytes] = field(default_factory=list)
     """What earlier generations left on the state topic."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while a chunk is applied, and while a snapshot is captured."""
+    """Held while a chunk is applied, while a snapshot is captured, and until it is durable if it turns."""
     snapshot_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -77,24 +94,36 @@ class FencedState:
         Makes an empty pipeline.
     writer : OutputWriter
         Writes outputs and snapshots.
+    metrics : Metrics
+        Told what is made.
+
+    Raises
+    ------
+    PolicyError, FileFormatError
+        If the policy file of the settings cannot be used.
     """
 
     max_chunk = MAX_CHUNK
 
     def __init__(
-        self, settings: Settings, build: Callable[[Settings], Pipeline], writer: OutputWriter
+        self,
+        settings: Settings,
+        build: Callable[[Settings], Pipeline],
+        writer: OutputWriter,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._build = build
         self._writer = writer
         self.events_topic = settings.topic("events")
         self._generation = -1
-        self._policy: Policy | None = None
+        self._policy = load_policy(settings.policy_file, settings.policy_mode)
         self.topics = frozenset({self.events_topic, settings.topic("feedback")})
         self.partitions: dict[int, PartitionState] = {}
 
     def set_policy(self, policy: Policy) -> None:
-        """Put a policy in force, in all pipelines here and to come.
+        """Put a policy in force with the next snapshots, in all pipelines here and to come.
 
         Raises
         ------
@@ -104,8 +133,8 @@ class FencedState:
         self._build(self._settings).set_policy(policy)
         self._policy = policy
         for state in self.partitions.values():
-            state.pipeline.set_policy(policy)
-        _log.info("policy_in_force", version=policy.policy_version, mode=policy.mode)
+            state.next_policy = policy
+        _log.info("policy_accepted", version=policy.policy_version, mode=policy.mode)
 
     def committable(self, tp: TP) -> int | None:
         """Return the offset up to which everything is durable (the next one to read), or None."""
@@ -127,44 +156,63 @@ class FencedState:
         """Make everything processed durable. Raises KafkaError."""
         await self.snapshot_all()
 
-    async def apply(
-        self, chunk: Chunk, step: Callable[[Pipeline, Sequence[Message]], Iterable[Outputs]]
-    ) -> int:
-        """Run a chunk's records through its partition's pipeline and write what comes out.
-
-        Parameters
-        ----------
-        chunk : Chunk
-        step : callable
-            Takes the pipeline and the messages that are not in it yet; gives the outputs.
-
-        Returns
-        -------
-        int
-            How many records were new.
-        """
+    async def apply(self, chunk: Chunk, step: Step) -> None:
+        """Run a chunk's records through its partition's pipeline and write what comes out."""
         state = self.partitions.get(chunk.tp.partition)
         if state is None:
-            return 0
+            return
         async with state.lock:
-            fence = state.fences.get(chunk.tp.topic, -1)
-            messages = [_message(record) for record in chunk.records if record.offset > fence]
-            if not messages:
-                return 0
-            state.whole = False
-            for outputs in step(state.pipeline, messages):
+            for outputs in self._advance(state, chunk, step):
                 state.unstored += await self._writer.publish(state.partition, outputs)
-            state.fences[chunk.tp.topic] = chunk.last
-            state.changed = state.whole = True
             self._settle(state)
-            return len(messages)
+
+    def hold(self, chunk: Chunk, step: Step) -> None:
+        """Apply a chunk together with the next snapshot of its partition."""
+        state = self.partitions.get(chunk.tp.partition)
+        if state is not None:
+            state.waiting.append((chunk, step))
+
+    def _advance(self, state: PartitionState, chunk: Chunk, step: Step) -> Iterator[list[Output]]:
+        """Run what is new of a chunk through the pipeline; the state is whole again after the last output."""
+        fence = state.fences.get(chunk.tp.topic, -1)
+        messages = [_message(record) for record in chunk.records if record.offset > fence]
+        if not messages:
+            return
+        state.whole = False
+        for outputs in step(state.pipeline, messages):
+            self._metrics.count(outputs)
+            yield list(list_outputs(outputs))
+        state.fences[chunk.tp.topic] = chunk.last
+        state.changed = state.whole = True
 
     def _settle(self, state: PartitionState) -> None:
-        if state.replay_ends and all(
-            state.fences.get(topic, -1) + 1 >= end for topic, end in state.replay_ends.items()
+        if state.replay_end is not None and (
+            state.fences.get(self.events_topic, -1) + 1 >= state.replay_end
+            or not self._writer.is_replaying(state.partition)
         ):
-            state.replay_ends = {}
+            state.replay_end = None
             self._writer.settle(state.partition)
+
+    def _turn(self, state: PartitionState) -> list[Output] | None:
+        """Apply what waits for a snapshot and return the outputs; None if nothing waits, or in a replay."""
+        if state.replay_end is not None or not (state.waiting or state.next_policy):
+            return None
+        if state.next_policy is not None:
+            state.pipeline.set_policy(state.next_policy)
+            state.policy, state.next_policy, state.changed = state.next_policy, None, True
+            _log.info(
+                "policy_in_force",
+                partition=state.partition,
+                version=state.policy.policy_version,
+                mode=state.policy.mode,
+            )
+        waiting, state.waiting = state.waiting, []
+        return [
+            output
+            for chunk, step in waiting
+            for outputs in self._advance(state, chunk, step)
+            for output in outputs
+        ]
 
     async def snapshot_all(self) -> None:
         """Write a snapshot of every partition that changed, and wait until it is durable."""
@@ -174,25 +222,43 @@ class FencedState:
 
     async def _snapshot(self, state: PartitionState) -> None:
         async with state.lock:
+            held = self._turn(state) if state.whole else None
             if not state.changed or not state.whole:
                 return
-            state.number += 1
-            fences, stored = dict(state.fences), state.unstored
-            meta = SnapshotMeta(fences=fences, outputs=self._writer.positions(state.partition))
-            blob = state.pipeline.dump()
-            state.unstored, state.changed = [], False
-        taken = Snapshot(
+            stored = state.unstored
+            taken = self._capture(state, held or [])
+            if held is not None:  # no event may see the turn before it is durable
+                await self._store(state, taken, stored)
+                state.unstored += await self._writer.publish(state.partition, held)
+                return
+        await self._store(state, taken, stored)
+
+    def _capture(self, state: PartitionState, held: Iterable[Output]) -> Snapshot:
+        state.number += 1
+        meta = SnapshotMeta(
+            fences=dict(state.fences),
+            outputs=self._writer.positions(state.partition),
+            policy=state.policy,
+            held=tuple(held),
+        )
+        blob = state.pipeline.dump()
+        state.unstored, state.changed = [], False
+        return Snapshot(
             partition=state.partition,
             generation=state.generation,
             number=state.number,
             meta=meta,
             blob=blob,
         )
-        for key, value in cut(taken, fences.get(self.events_topic, -1)):
-            stored.append(await self._writer.send("state", state.partition, key, value))
-        await asyncio.gather(*stored)
-        state.durable = fences
-        if state.number > 1:
+
+    async def _store(self, state: PartitionState, taken: Snapshot, stored: list[asyncio.Future[Any]]) -> None:
+        """Write a snapshot; it is durable with all outputs before it, which `stored` tells."""
+        with self._metrics.snapshot_seconds.time():
+            for key, value in cut(taken, taken.meta.fences.get(self.events_topic, -1)):
+                stored.append(await self._writer.send("state", state.partition, key, value))
+            await asyncio.gather(*stored)
+        state.durable = taken.meta.fences
+        if taken.number > 1:
             await self._remove(state)
 
     async def _remove(self, state: PartitionState) -> None:
@@ -231,24 +297,26 @@ class FencedState:
         bounds = await log_bounds(self._settings.kafka, [(t, p) for t in self.topics for p in partitions])
         states: dict[int, PartitionState] = {}
         since: dict[int, dict[str, int]] = {}
+        held: dict[int, tuple[Output, ...]] = {}
         for partition, assembler in found.items():
             snapshot = next(iter(assembler.snapshots()), None)
             for fault in assembler.faults:
                 _log.warning("snapshot_skipped", partition=partition, reason=fault)
             state = states[partition] = self._state(assembler, snapshot, generation)
-            state.replay_ends = {topic: bounds[topic, partition][1] for topic in self.topics}
+            state.replay_end = bounds[self.events_topic, partition][1]
             state.oldest = {topic: bounds[topic, partition][0] for topic in self.topics}
             since[partition] = {} if snapshot is None else snapshot.meta.outputs
+            held[partition] = () if snapshot is None else snapshot.meta.held
             self._check_fences(state, bounds)
         await self._writer.recover(since)
         for state in states.values():
+            state.unstored += await self._writer.publish(state.partition, held[state.partition])
             self._settle(state)
         return states
 
     def _state(self, assembler: Assembler, snapshot: Snapshot | None, generation: int) -> PartitionState:
         pipeline = self._build(self._settings)
-        if self._policy is not None:
-            pipeline.set_policy(self._policy)
+        policy = self._set_policy(pipeline, None if snapshot is None else snapshot.meta.policy)
         fences: dict[str, int] = {}
         if snapshot is not None:
             pipeline.restore(snapshot.blob)
@@ -259,11 +327,35 @@ class FencedState:
         return PartitionState(
             partition=assembler.partition,
             pipeline=pipeline,
-            generation=max(generation, assembler.highest_generation + 1),
+            generation=next_generation(generation, assembler.highest_generation),
+            policy=policy,
+            next_policy=None if policy == self._policy else self._policy,
             fences=dict(fences),
             durable=dict(fences),
             old_keys=list(assembler.keys),
         )
+
+    def _set_policy(self, pipeline: Pipeline, wanted: Policy | None) -> Policy:
+        """Go on under the policy of the snapshot, if that is possible still; return the one in force."""
+        if wanted is not None and wanted != self._policy:
+            try:
+                pipeline.set_policy(wanted)
+            except PolicyError as error:
+                _log.warning("replay_under_another_policy", wanted=wanted.policy_version, reason=str(error))
+            else:
+                return wanted
+        pipeline.set_policy(self._policy)
+        return self._policy
+
+    def lags(self, end: Callable[[TP], int | None]) -> Iterator[Lag]:
+        """Yield how far each partition's state is behind the ends that are known."""
+        for state in self.partitions.values():
+            for topic in sorted(self.topics):
+                known = end(TP(topic, state.partition))
+                if known is not None:
+                    read = state.fences.get(topic, state.oldest[topic] - 1) + 1
+                    name = topic.removeprefix(self._settings.topic_prefix)
+                    yield Lag(name, state.partition, max(known - read, 0))
 
     def _check_fences(self, state: PartitionState, bounds: Mapping[tuple[str, int], tuple[int, int]]) -> None:
         for topic, fence in state.fences.items():

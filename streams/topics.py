@@ -30,6 +30,12 @@ _ARRIVAL_TIME = {"message.timestamp.type": "LogAppendTime"}
 those Kafka would delete them at once."""
 
 
+_EVENTS_MESSAGE_BYTES = "2097152"
+"""Twice what a worker takes by default (`Settings.max_message_bytes`), so that a message somewhat too large
+becomes a dead letter that says so; what is far too large, the broker refuses to its sender. The limit is on
+the batch as sent: a compressed message may be many times larger unpacked."""
+
+
 class TopicError(ModelwardenError):
     """The brokers cannot be reached, or refuse to make or describe a topic."""
 
@@ -46,7 +52,7 @@ class TopicSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 TOPICS: tuple[TopicSpec, ...] = (
-    TopicSpec(name="events", keyed=True),
+    TopicSpec(name="events", keyed=True, config={"max.message.bytes": _EVENTS_MESSAGE_BYTES}),
     TopicSpec(name="alerts", keyed=True, config={"retention.ms": "-1"}),
     TopicSpec(
         name="commands", keyed=True, compacted=True, config={"min.compaction.lag.ms": _COMPACTION_LAG_MS}

@@ -76,8 +76,8 @@ class NearDuplicate:
     }
 
     def __init__(self, reference: EventReference) -> None:
-        """Quantise around this reference's overall mean, in units of its median pair distance."""
-        self._centre = reference.input_centres[-1, :RING_SIZE].astype(np.float32)
+        """Quantise around this reference's ring centre, in units of its median pair distance."""
+        self._centre = reference.ring_centre[:RING_SIZE]
         coordinate = float(reference.pair_distance[0]) / np.sqrt(reference.input_centres.shape[1])
         self._quantum = np.float32(coordinate / QUANTA_PER_PAIR)
 

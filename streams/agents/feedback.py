@@ -1,7 +1,8 @@
 """The feedback agent: people's verdicts on keys, into the same pipeline as the keys' events.
 
 Feedback is partitioned by key like events, so the worker that has a key's events gets its feedback; and it is
-behind the same fences, so that a verdict is in the state once, too.
+behind the same fences, so that a verdict is in the state once, too. It takes effect with the next snapshot
+(`streams.state` says why), so at most `snapshot_interval_s` later, or once a replay is over.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def add_feedback_agent(app: WorkerApp) -> None:
     @app.agent(topic, name="feedback", concurrency=1)
     async def feedback(stream: Any) -> None:
         async for event in stream.events():
-            await app.apply(event.value, _apply)
+            app.hold(event.value, _apply)
 
 
 def _apply(pipeline: Pipeline, messages: Sequence[Message]) -> Iterator[Outputs]:

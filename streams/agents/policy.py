@@ -79,4 +79,4 @@ def add_policy_agent(app: WorkerApp) -> None:
         while not app.should_stop:
             policy = await app.policies.next()
             if policy is not None:
-                app.adopt(policy)
+                await app.adopt(policy)

@@ -34,7 +34,7 @@ NOUNS = {
         "worker": "Detect: read events, write alerts, decisions and commands.",
         "topics": "Make the topics of a deployment, or check them.",
         "kafka": "Run one Apache Kafka node on loopback.",
-        "policy": "Check a policy, publish it, make a signing key.",
+        "policy": "Check a policy, make a signing key.",
         "settings": "Show the settings in force.",
         "doctor": "Check everything that a worker needs, and say what to do.",
     },

@@ -50,6 +50,15 @@ class Fences(Protocol):
         """Make everything processed durable: nothing is being processed now, and partitions may be lost."""
 
 
+class _ConsumerThread(driver.AIOKafkaConsumerThread):
+    """The thread that talks to the group; it may have lost every partition by the time of a commit."""
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        assigned = self.assignment()
+        mine = {tp: offset for tp, offset in offsets.items() if tp in assigned}
+        return bool(mine) and bool(await super()._commit(mine))
+
+
 class BatchConsumer(driver.Consumer):
     """Faust's aiokafka consumer, in chunks and behind fences."""
 
@@ -61,6 +70,28 @@ class BatchConsumer(driver.Consumer):
     def _fences(self) -> Fences:
         fences: Fences = self.app.fences
         return fences
+
+    def end_offset(self, tp: TP) -> int | None:
+        """Return the offset that the partition's next record will get, as last heard; None if not known."""
+        try:
+            end: int | None = self.highwater(tp)
+        except (AssertionError, AttributeError):  # the group, in its own thread, has just taken it away
+            return None
+        return end
+
+    def _new_consumer_thread(self) -> _ConsumerThread:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit, unless the consumer is being stopped.
+
+        Its thread may then be waiting for the end of a rebalance, and the rebalance for this. What there was
+        to commit has been committed when the application stopped.
+        """
+        if self.should_stop:
+            return False
+        waited = await self.wait(self._thread.commit(offsets))
+        return bool(waited.result)
 
     def stop_flow(self) -> None:
         """Stop delivering; whatever is under way now is out of date."""
@@ -129,7 +160,6 @@ class BatchConsumer(driver.Consumer):
             tp = TP(*place)
             if not (active is None or tp in active or tp in self._buffered_partitions):
                 continue
-            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             for message in self._messages(tp, found, generation):
                 if self.seek_count != seek_count or self.app.consumer_generation_id != generation:
                     return

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import faust
 from aiokafka.structs import ConsumerRecord
-from faust.transport.drivers.aiokafka import Consumer
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 from faust.types import ConsumerMessage
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ VERSIONS = {"faust-streaming": "0.15.3", "aiokafka": "0.14.", "mode-streaming": 
 """Tested versions, as prefixes."""
 
 PARAMETERS: dict[Callable[..., Any], tuple[str, ...]] = {
-    Consumer._new_offset: ("self", "tp"),  # noqa: SLF001 - that we reach for these is what is checked
+    AIOKafkaConsumerThread._commit: ("self", "offsets"),  # noqa: SLF001 - that we reach for these is what is checked
+    Consumer._commit: ("self", "offsets"),  # noqa: SLF001 - same
+    Consumer._new_consumer_thread: ("self",),  # noqa: SLF001 - same
+    Consumer._new_offset: ("self", "tp"),  # noqa: SLF001 - same
     Consumer._drain_messages: ("self", "fetcher"),  # noqa: SLF001 - same
     Consumer._wait_next_records: ("self", "timeout"),  # noqa: SLF001 - same
     Consumer._to_message: ("self", "tp", "record"),  # noqa: SLF001 - same

@@ -95,6 +95,18 @@ def test_a_cold_start_learns_and_then_finds_attacks() -> None:
     assert len({a.key for a in early}) <= 3
 
 
+def test_a_repeat_stays_a_repeat_while_the_reference_is_learned_again() -> None:
+    """A poller's inputs are equal for ever, however often what is normal changes."""
+    inputs = np.tile(np.random.default_rng(7).standard_normal((20, 32)), (200, 1))
+    crowd = [honest(n, count=200) for n in range(60)]
+    engine = Engine(EngineSettings(), {})
+    engine.process(interleave([*crowd, key_batch(77, inputs)]))
+    summary = engine.summary(name_of(77), MODEL)
+    assert summary is not None
+    assert summary.query_count == 4000
+    assert summary.features["near_copy_256"] == 0
+
+
 def test_an_evicted_key_keeps_its_level_and_its_means() -> None:
     engine = calibrated(hot_keys=8)
     early = engine.process(far_away(FAR, count=40))

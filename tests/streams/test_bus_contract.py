@@ -120,9 +120,12 @@ def test_an_unknown_topic_or_partition_is_refused_by_name(bus: Bus, topic: str) 
 
 
 def test_closing_twice_is_harmless(bus: Bus, topic: str) -> None:
-    bus.send(topic, b"x", key=b"k")
+    bus.send(topic, b"x", key=b"k", partition=0)
+    bus.flush()
+    stored = bus.end_offsets(topic)[0]
     bus.close()
     bus.close()
+    assert stored == 1
 
 
 def test_an_unreachable_broker_is_named_within_the_timeout() -> None:

@@ -52,6 +52,14 @@ def test_environment_overrides_the_file_by_field_and_section(tmp_path: Path) -> 
     assert settings.consumer_group == "kept"
 
 
+def test_an_instance_id_is_a_name_that_kafka_takes() -> None:
+    assert load_settings(None, {}).consumer_instance_id is None
+    environ = {"MODELWARDEN_CONSUMER_INSTANCE_ID": "modelwarden-0"}
+    assert load_settings(None, environ).consumer_instance_id == "modelwarden-0"
+    with pytest.raises(SettingsError, match="MODELWARDEN_CONSUMER_INSTANCE_ID"):
+        load_settings(None, {"MODELWARDEN_CONSUMER_INSTANCE_ID": "a b"})
+
+
 def test_service_links_of_kubernetes_are_no_misspellings() -> None:
     environ = {
         "MODELWARDEN_SERVICE_HOST": "10.0.0.1",

@@ -10,29 +10,42 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import msgspec
 import pytest
+from click.testing import CliRunner
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import ConfigResource
+from kafka.errors import MessageSizeTooLargeError
+from prometheus_client.parser import text_string_to_metric_families
 
 import streams.samples
 from detectors.alert import Alert
-from sinks.records import DeadLetter, Feedback
+from sinks.policyfile import parse_policy
+from sinks.records import Command, DeadLetter, Feedback
 from sinks.serving.event import encode_event
+from sinks.signing import key_id, load_public_key, verify
 from streams.bus.kafka import KafkaBus
+from streams.cli import main
+from streams.localkafka import free_port
 from streams.pipeline import build_pipeline
 from streams.samples import load_sample
 from streams.settings import load_settings
-from streams.snapshot import Assembler
+from streams.snapshot import Assembler, Snapshot
 from streams.topics import create_topics
 from streams.traces import arrival_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from streams.bus.base import Message
 
@@ -42,6 +55,7 @@ PARTITIONS = 4
 SEED = 20_261_123
 STOP_S = 40
 """A stop in the middle of a rebalance waits for the other members."""
+HARMFUL = {"throttle", "suspend", "revoke"}
 COUNTING = Path(__file__).parent / "counting_worker.py"
 REFERENCES = Path(str(streams.samples.__file__)).parent
 
@@ -72,10 +86,16 @@ class Deployment:
     def start_real(self) -> subprocess.Popen[bytes]:
         return self.start(sys.executable, "-c", "from streams.cli import main; main()", "worker")
 
+    def start_faust(self) -> subprocess.Popen[bytes]:
+        return self.start(sys.executable, "-m", "faust", "-A", "streams.app", "worker", "-l", "info")
+
     def members(self) -> int:
         """How many workers are ready in the newest generation of the group."""
         generations = [int(found) for found in re.findall(r"worker_ready.*generation=(\d+)", self.log)]
         return generations.count(max(generations, default=0))
+
+    def size(self, topic: str) -> int:
+        return sum(self.bus.end_offsets(self.prefix + topic).values())
 
     def read(self, topic: str) -> list[Message]:
         return [message for chunk in self.bus.read([self.prefix + topic]) for message in chunk]
@@ -92,18 +112,34 @@ class Deployment:
             furthest[partition] = max(held, furthest.get(partition, held), key=Counter.total)
         return sum(furthest.values(), Counter())
 
-    def stored_counts(self) -> Counter[str]:
-        """What the newest snapshots on the state topic hold."""
+    def snapshots(self) -> list[Snapshot]:
+        """The newest snapshots on the state topic."""
         found = {partition: Assembler(partition) for partition in range(PARTITIONS)}
         for message in self.read("state"):
             found[message.partition].add(message.key or b"", message.value)
-        newest = [next(iter(assembler.snapshots())) for assembler in found.values()]
-        return sum((Counter(json.loads(snapshot.blob)) for snapshot in newest), Counter())
+        return [snapshot for assembler in found.values() for snapshot in list(assembler.snapshots())[:1]]
+
+    def stored_counts(self) -> Counter[str]:
+        return sum((Counter(json.loads(snapshot.blob)) for snapshot in self.snapshots()), Counter())
+
+    def is_stored(self) -> bool:
+        """Whether the newest snapshots contain every event."""
+        events = f"{self.prefix}events"
+        stored = {
+            snapshot.partition: snapshot.meta.fences.get(events, -1) + 1 for snapshot in self.snapshots()
+        }
+        return all(stored.get(partition, 0) == end for partition, end in self.bus.end_offsets(events).items())
+
+    def publish_policy(self, text: str) -> None:
+        self.bus.send(f"{self.prefix}policy", text.encode(), key=b"policy")
+        self.bus.flush()
 
     def wait(self, what: Callable[[], bool], timeout_s: float = 90) -> None:
         deadline = time.monotonic() + timeout_s
         while not what():
-            assert time.monotonic() < deadline, self.log[-4000:]
+            ended = {worker.poll() for worker in self.workers} - {None, 0, -signal.SIGKILL}
+            assert not ended, self.log[-8000:]
+            assert time.monotonic() < deadline, self.log[-8000:]
             time.sleep(0.05)
 
 
@@ -162,7 +198,7 @@ def test_kill_9_at_any_moment_loses_nothing_and_doubles_nothing(deployment: Depl
     count = 30_000
     create_topics(deployment.environ["MODELWARDEN_KAFKA"], prefix=deployment.prefix, partitions=PARTITIONS)
     truth = send_numbers(deployment, count)
-    deployment.environ["PAUSE_S"] = "0.05"
+    deployment.environ["PAUSE_S"] = "0.3"  # 30 chunks or more, so that all kills come before the end
     draw = random.Random(SEED)  # noqa: S311 - moments, not secrets
     for _ in range(3):
         before = deployment.bus.end_offsets(f"{deployment.prefix}alerts")
@@ -172,6 +208,7 @@ def test_kill_9_at_any_moment_loses_nothing_and_doubles_nothing(deployment: Depl
         worker.kill()
         assert worker.wait() == -signal.SIGKILL
         assert deployment.counts() != truth, "the kill came too late to prove anything"
+    deployment.environ["PAUSE_S"] = "0"
     worker = deployment.start_counting()
     deployment.wait(lambda: deployment.counts() == truth)
     worker.terminate()
@@ -189,7 +226,7 @@ def test_two_workers_a_stall_and_a_clean_stop(deployment: Deployment) -> None:
     truth = send_numbers(deployment, count)
     deployment.wait(lambda: len(deployment.counts()) > 10)
     stalled.send_signal(signal.SIGSTOP)
-    time.sleep(8)  # longer than the session: the other worker takes over, and the stalled one is a zombie
+    deployment.wait(lambda: deployment.members() == 1)  # the other worker has taken over
     stalled.send_signal(signal.SIGCONT)
     deployment.wait(lambda: deployment.counts() == truth)
     for worker in (stalled, other):  # the first most likely while it joins the group again
@@ -202,42 +239,199 @@ def test_two_workers_a_stall_and_a_clean_stop(deployment: Deployment) -> None:
     )
 
 
-def test_real_attacks_are_alerted_once_each_though_the_worker_is_killed(deployment: Deployment) -> None:
-    create_topics(deployment.environ["MODELWARDEN_KAFKA"], prefix=deployment.prefix, partitions=PARTITIONS)
-    deployment.environ["MODELWARDEN_REFERENCES_PATH"] = str(REFERENCES)
-    traces = load_sample()
-    events = [[(t.key_reference, encode_event(e)) for e in t.events()] for t in traces]
-    for trace, row in zip(*arrival_order(traces), strict=True):
-        key, value = events[trace][row]
+def send_events(deployment: Deployment, events: Iterable[tuple[str, bytes]]) -> int:
+    count = 0
+    for key, value in events:
         deployment.bus.send(f"{deployment.prefix}events", value, key=key.encode())
+        count += 1
     deployment.bus.flush()
+    return count
+
+
+def enforce(deployment: Deployment) -> dict[str, Ed25519PublicKey]:
+    """Let the workers sign commands; return the keys that verify them."""
+    private = deployment.folder / "signing.pem"
+    made = CliRunner().invoke(main, ["policy", "keygen", str(private)])
+    assert made.exit_code == 0, made.output
+    deployment.environ["MODELWARDEN_SIGNING_KEY_FILE"] = str(private)
+    deployment.environ["MODELWARDEN_REFERENCES_PATH"] = str(REFERENCES)
+    public = load_public_key(private.with_name("signing.pem.pub"))
+    return {key_id(public): public}
+
+
+def read_commands(deployment: Deployment, public_keys: Mapping[str, Ed25519PublicKey]) -> list[Command]:
+    commands = [msgspec.json.decode(m.value or b"", type=Command) for m in deployment.read("commands")]
+    for command in commands:
+        verify(command, public_keys)
+    return commands
+
+
+def expected_outputs(deployment: Deployment) -> tuple[list[Alert], list[Command]]:
+    """Outputs of the same partitions, run through pipelines that nobody kills."""
+    names = ("REFERENCES", "SIGNING", "POLICY")
+    environ = {name: v for name, v in deployment.environ.items() if any(part in name for part in names)}
+    settings = load_settings(None, environ)
+    pipelines = {partition: build_pipeline(settings) for partition in range(PARTITIONS)}
+    alerts: list[Alert] = []
+    commands: list[Command] = []
+    for chunk in deployment.bus.read([f"{deployment.prefix}events"]):
+        outputs = pipelines[chunk[0].partition].process(chunk)
+        alerts += outputs.alerts
+        commands += outputs.commands
+    return alerts, commands
+
+
+def test_every_attack_is_suspended_by_signed_commands_though_the_worker_is_killed(
+    deployment: Deployment,
+) -> None:
+    create_topics(deployment.environ["MODELWARDEN_KAFKA"], prefix=deployment.prefix, partitions=PARTITIONS)
+    public_keys = enforce(deployment)
+    deployment.environ["MODELWARDEN_POLICY_MODE"] = "enforce"
+    deployment.environ["MODELWARDEN_CONSUMER_INSTANCE_ID"] = "worker-0"
+    traces = load_sample()
+    encoded = [[(t.key_reference, encode_event(e)) for e in t.events()] for t in traces]
+    events = [encoded[trace][row] for trace, row in zip(*arrival_order(traces), strict=True)]
+    third = -(-len(events) // 3)
     worker = deployment.start_real()
-    deployment.wait(lambda: sum(deployment.bus.end_offsets(f"{deployment.prefix}alerts").values()) > 0)
-    worker.kill()
-    worker.wait()
-    expected = expected_alerts(deployment)
-    worker = deployment.start_real()
-    deployment.wait(
-        lambda: sum(deployment.bus.end_offsets(f"{deployment.prefix}alerts").values()) >= len(expected)
-    )
+    for start in range(0, len(events), third):
+        before = deployment.size("commands")
+        send_events(deployment, events[start : start + third])
+        if start + third < len(events):
+            deployment.wait(lambda: deployment.size("commands") > before)  # noqa: B023
+            worker.kill()
+            worker.wait()
+            worker = deployment.start_real()
+    alerts, commands = expected_outputs(deployment)
+    deployment.wait(lambda: deployment.size("alerts") >= len(alerts))
+    deployment.wait(lambda: deployment.size("commands") >= len(commands))
     worker.terminate()
     assert worker.wait(STOP_S) == 0
-    alerts = [msgspec.json.decode(m.value or b"", type=Alert) for m in deployment.read("alerts")]
-    assert sorted(alert.alert_id for alert in alerts) == sorted(expected), "as without the kill"
+    assert set(re.findall(r"worker_ready.*generation=(\d+)", deployment.log)) == {"1"}, (
+        "a static member comes back without a rebalance"
+    )
+
+    def in_order(records: Iterable[Alert | Command]) -> list[bytes]:
+        return sorted(msgspec.json.encode(record) for record in records)
+
+    written = [msgspec.json.decode(m.value or b"", type=Alert) for m in deployment.read("alerts")]
+    assert in_order(written) == in_order(alerts), "as without the kills"
+    sent = read_commands(deployment, public_keys)
+    assert in_order(sent) == in_order(commands), "as without the kills, sequence numbers included"
+    for topic in ("alerts", "commands", "audit"):
+        ids = deployment.ids(topic)
+        assert len(set(ids)) == len(ids) > 0, topic
     attackers = {trace.key_reference for trace in traces if trace.attack is not None}
-    assert attackers <= {alert.key for alert in alerts}
-    decisions = deployment.ids("audit")
-    assert len(set(decisions)) == len(decisions) > 0
+    assert len(attackers) >= 10
+    assert attackers <= {alert.key for alert in written}
+    assert attackers == {command.key for command in sent if command.action == "suspend"}
+    assert attackers >= {command.key for command in sent if command.action in HARMFUL}
 
 
-def expected_alerts(deployment: Deployment) -> list[str]:
-    """Alerts of the same partitions, run through pipelines that nobody kills."""
-    settings = load_settings(None, {k: v for k, v in deployment.environ.items() if "REFERENCES" in k})
-    pipelines = {partition: build_pipeline(settings) for partition in range(PARTITIONS)}
-    found: list[str] = []
-    for chunk in deployment.bus.read([f"{deployment.prefix}events"]):
-        found += [alert.alert_id for alert in pipelines[chunk[0].partition].process(chunk).alerts]
-    return found
+def scrape(deployment: Deployment) -> tuple[str, dict[str, float]]:
+    """The worker's metrics: the text, and each name's sum over its labels."""
+    connection = HTTPConnection("127.0.0.1", int(deployment.environ["MODELWARDEN_METRICS__PORT"]))
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    sums: defaultdict[str, float] = defaultdict(float)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            sums[sample.name] += sample.value
+    return text, sums
+
+
+def send_oversized(deployment: Deployment, key: str) -> list[int]:
+    """Put messages that are too large for the worker among the events of a key; return their sizes."""
+    address, topic = deployment.environ["MODELWARDEN_KAFKA"], f"{deployment.prefix}events"
+    noise = random.Random(SEED).randbytes(10_000_000)  # noqa: S311 - a filler, not a secret
+
+    def send(value: bytes, compression: str | None = None) -> bool:
+        producer = KafkaProducer(
+            bootstrap_servers=address, max_request_size=2 * len(noise), compression_type=compression
+        )
+        try:
+            producer.send(topic, value, key=key.encode()).get(STOP_S)
+        except MessageSizeTooLargeError:
+            return False
+        finally:
+            producer.close()
+        return True
+
+    assert send(noise[:1_500_000])
+    assert send(bytes(len(noise)), "gzip"), "the broker's limit is on what is sent"
+    assert not send(noise), "the broker refuses this to its sender"
+    admin = KafkaAdminClient(bootstrap_servers=address)
+    admin.alter_configs([ConfigResource("TOPIC", topic, {"max.message.bytes": "16777216"})])
+    admin.close()
+    deployment.wait(lambda: send(noise))  # larger than one fetch of the worker
+    return [1_500_000, len(noise), len(noise)]
+
+
+def check_metrics(deployment: Deployment, key: str, refused: int) -> None:
+    text, sums = scrape(deployment)
+    assert sums["modelwarden_alerts_total"] == deployment.size("alerts")
+    assert sums["modelwarden_commands_total"] == deployment.size("commands")
+    assert f'modelwarden_rejections_total{{reason="too_large"}} {refused:.1f}' in text
+    assert sums["modelwarden_snapshot_seconds_count"] > 0
+    assert sums["modelwarden_state_bytes"] > 0
+    assert "modelwarden_consumer_lag_records" in sums
+    assert key not in text
+
+
+def test_faust_worker_takes_up_a_policy_keeps_good_events_and_a_restore_stays_the_last_word(
+    deployment: Deployment,
+) -> None:
+    create_topics(deployment.environ["MODELWARDEN_KAFKA"], prefix=deployment.prefix, partitions=PARTITIONS)
+    public_keys = enforce(deployment)
+    deployment.environ |= {
+        "MODELWARDEN_METRICS__ENABLED": "true",
+        "MODELWARDEN_METRICS__PORT": str(free_port()),
+    }
+    attacks = {trace.attack: trace for trace in load_sample() if trace.victim == "mnist"}
+    (first, early), (second, late) = (
+        (trace.key_reference, [(trace.key_reference, encode_event(event)) for event in trace.events()])
+        for trace in (attacks["uniform"], attacks["knockoff_rand_kmnist"])
+    )
+    worker = deployment.start_faust()
+    deployment.wait(lambda: deployment.members() == 1)
+    count = send_events(deployment, early[:100])
+    deployment.wait(lambda: scrape(deployment)[1]["modelwarden_events_total"] == count)
+    assert deployment.size("commands") == 0, "the default policy only observes"
+
+    text = (files("deploy") / "policies" / "default.yaml").read_text()
+    policy = text.replace("mode: observe", "mode: enforce")
+    deployment.publish_policy(policy)
+    deployment.wait(lambda: deployment.log.count("policy_in_force") == PARTITIONS)
+    deployment.publish_policy(text.replace("mode: observe", "mode: enfroce"))
+    deployment.wait(lambda: "policy_refused" in deployment.log)
+    (refused,) = [line for line in deployment.log.splitlines() if "enfroce" in line or "refused" in line]
+    assert "policy_refused" in refused
+    assert "$.mode" in refused
+    count += send_events(deployment, late[:10])
+    sizes = send_oversized(deployment, second)
+    count += send_events(deployment, late[10:100])
+    deployment.wait(lambda: scrape(deployment)[1]["modelwarden_events_total"] == count)
+    letters = [msgspec.json.decode(m.value or b"", type=DeadLetter) for m in deployment.read("dead-letter")]
+    assert [(letter.reason, letter.size_bytes) for letter in letters] == [("too_large", n) for n in sizes]
+    commands = read_commands(deployment, public_keys)
+    assert {command.policy_version for command in commands} == {parse_policy(policy, "").policy_version}
+    assert "suspend" in {command.action for command in commands if command.key == second}
+    assert first in {json.loads(m.value or b"")["key"] for m in deployment.read("alerts")}
+    check_metrics(deployment, second, len(sizes))
+
+    word = Feedback(key=second, verdict="honest", author="ann", reason="an audit of ours", time_ms=1)
+    deployment.bus.send(f"{deployment.prefix}feedback", msgspec.json.encode(word), key=second.encode())
+    deployment.bus.flush()
+    deployment.wait(lambda: deployment.size("commands") > len(commands))
+    worker.kill()
+    worker.wait()
+    send_events(deployment, late[100:])
+    worker = deployment.start_faust()
+    deployment.wait(deployment.is_stored)
+    worker.terminate()
+    assert worker.wait(STOP_S) == 0
+    after = read_commands(deployment, public_keys)
+    assert [command.action for command in after[len(commands) :]] == ["restore"]
 
 
 def test_a_worker_without_its_topics_says_so_and_ends(deployment: Deployment) -> None:

@@ -22,7 +22,7 @@ class Query(NamedTuple):
 def score(batch: EventBatch, keys: list[int], reference: EventReference) -> list[list[float]]:
     """Compare each query with the last 256 of its key."""
     quantum = float(reference.pair_distance[0]) / math.sqrt(32) / 24
-    centre = reference.input_centres[-1].tolist()
+    centre = reference.ring_centre.tolist()
     past: dict[int, list[Query]] = {}
     steps: dict[int, float] = {}
     lags: dict[int, int] = {}
