@@ -72,7 +72,8 @@ QUIET_ROWS = 100
 """Rows after a score in which only a higher one counts."""
 MAX_VALUE = 1e30
 """Values further from zero than this are treated as missing."""
-_MAX_CELL = 2.0**62
+_MAX_CELL = 2.0**52
+"""Cells are numbered below this, so that their numbers are exact as floats too."""
 _VALUE, _RESIDUAL = 0, 1
 
 STATE = np.dtype(
@@ -177,8 +178,11 @@ class UnivariateDetector:
             if given.dtype.kind == "f" and not np.isfinite(given).all():
                 raise ValueError(f"{name}: not all numbers are finite")
             fresh[name] = given
-        if (abs(fresh["exponent"]) > 500).any() or (abs(fresh["first"].astype(float)) > _MAX_CELL).any():
+        exponent, first = abs(fresh["exponent"]), abs(fresh["first"].astype(float))
+        if (exponent > 500).any() or (first > 2 * _MAX_CELL).any():
             raise ValueError("exponent, first: beyond what the values of a series can be")
+        if (fresh["seen"] < 0).any() or ((fresh["seen"] > 0) & ~fresh["life"].any(axis=2)).any():
+            raise ValueError("seen, life: a memory that has seen values knows one at least")
         self._state = fresh
 
 
@@ -324,7 +328,8 @@ def _refit(state: Any, memory: int, value: float) -> None:
     narrow = 0
     if shift == 0 and high > low:
         span = max(int(place), high) - min(int(place), low) + 1
-        while span << (narrow + 1) <= CELLS * 3 // 8:
+        room = _MAX_CELL / max(abs(low), abs(high) + 1)
+        while span << (narrow + 1) <= CELLS * 3 // 8 and 2.0 ** (narrow + 1) < room:
             narrow += 1
     lives = life[known]
     life[:] = 0

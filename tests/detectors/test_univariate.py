@@ -132,6 +132,9 @@ def test_continues_from_a_dump(seed: int, at: int) -> None:
         ("mean", np.zeros(1, np.float32), "found float32"),
         ("low", np.full((1, 2), np.nan), "low: not all numbers are finite"),
         ("exponent", np.full((1, 2), 2000, np.int32), "exponent, first: beyond"),
+        ("first", np.full((1, 2), 2**60), "exponent, first: beyond"),
+        ("seen", np.full((1, 2), -1), "seen, life: a memory"),
+        ("life", np.zeros((1, 2, 64), np.uint16), "seen, life: a memory"),
     ],
 )
 def test_a_damaged_dump_is_refused_and_changes_nothing(name: str, array: Array, said: str) -> None:
@@ -208,6 +211,15 @@ def test_the_unit_of_the_values_does_not_matter(power: int) -> None:
     value[2000] = 1500
     expected, scaled = (UnivariateDetector().score(time_ms, x) for x in (value, value * 2.0**power))
     np.testing.assert_allclose(scaled, expected, 1e-5, 1e-7)
+
+
+def test_values_that_differ_by_less_than_a_cell_can_be_numbered_are_survived() -> None:
+    time_ms = WEEK_START_MS + MINUTE_MS * np.arange(20_000, dtype=np.int64)
+    value = 1e29 + np.spacing(1e29) * np.random.default_rng(0).integers(-1, 2, 20_000)
+    value[::4000] = [0.0, -1e29, 1.0, 1e30, 5e-324]
+    detector = UnivariateDetector()
+    assert np.isfinite(detector.score(time_ms, value)[100:]).all()
+    detector.restore(detector.dump())
 
 
 def test_a_flat_series_is_never_odd_until_it_moves() -> None:
