@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from detectors.search import count_below
+
 if TYPE_CHECKING:
     from detectors.base import Array
 
@@ -35,23 +37,26 @@ def standardise(
                 out[i, s] = (mean[i, s] - centre[s]) / np.sqrt(variance)
 
 
-@njit(cache=True, nogil=True)
 def tail(z: float, knots: Array, surprise: Array, slope: float) -> float:
     """Read the lifetime tail: linear between knots, growing by `slope` beyond the last; 0 below the first."""
-    last = len(knots) - 1
-    if not z > knots[0]:
-        return 0.0
-    if z >= knots[last]:
-        return float(surprise[last] + (z - knots[last]) * slope)
-    low, high = 0, last
-    while high - low > 1:
-        middle = (low + high) // 2
-        if knots[middle] <= z:
-            low = middle
-        else:
-            high = middle
-    share = (z - knots[low]) / (knots[high] - knots[low])
-    return float(surprise[low] + share * (surprise[high] - surprise[low]))
+    out = np.empty(1, np.float32)
+    read_tail(np.array([z], np.float32), knots, surprise, np.float32(slope), out)
+    return float(out[0])
+
+
+@njit(cache=True, nogil=True)
+def read_tail(z: Array, knots: Array, surprise: Array, slope: float, out: Array) -> None:
+    """Do as `tail` does for many values (n,)."""
+    slopes = np.empty_like(knots)
+    for k in range(len(knots) - 1):
+        slopes[k] = (surprise[k + 1] - surprise[k]) / (knots[k + 1] - knots[k])
+    slopes[-1] = slope
+    below = np.empty(len(z), np.uint32)
+    count_below(z, knots, below)
+    for i in range(len(z)):
+        low = max(below[i], np.uint32(1)) - np.uint32(1)
+        value = surprise[low] + (z[i] - knots[low]) * slopes[low]
+        out[i] = value if below[i] > 0 else np.float32(0)
 
 
 @njit(cache=True, nogil=True)
@@ -65,15 +70,16 @@ def surprises(
     lifetime tail (last row of the tables), so that many statistics do not mean many alarms.
     """
     statistics = z.shape[1]
-    for i in range(len(z)):
-        largest = 0.0
-        by_family[i, :] = 0.0
-        for s in range(statistics):
-            value = tail(z[i, s], knots[s], table[s], slope[s])
-            by_statistic[i, s] = value
-            by_family[i, family_of[s]] = max(by_family[i, family_of[s]], value)
-            largest = max(largest, value)
-        overall[i] = tail(largest, knots[statistics], table[statistics], slope[statistics])
+    largest = np.zeros(len(z), np.float32)
+    value = np.empty(len(z), np.float32)
+    by_family[:] = 0
+    for s in range(statistics):
+        read_tail(z[:, s].copy(), knots[s], table[s], slope[s], value)
+        for i in range(len(z)):
+            by_statistic[i, s] = value[i]
+            by_family[i, family_of[s]] = max(by_family[i, family_of[s]], value[i])
+            largest[i] = max(largest[i], value[i])
+    read_tail(largest, knots[statistics], table[statistics], slope[statistics], overall)
 
 
 @njit(cache=True, nogil=True)

@@ -38,11 +38,13 @@ Blind to Jacobian augmentation if its features are; it adds nothing that no sign
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numba import njit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,8 +62,8 @@ RECENT = 1024
 """Forest scores of other keys' events that a rank is taken among."""
 SAMPLE_EVERY = 64
 """One event in so many of keys not promoted is learned from, per model."""
-FULL_EVENTS, THIN_EVERY = 512, 8
-"""A promoted key's first events are all scored, then one in eight: a flood must not stall the worker."""
+FULL_EVENTS, THIN_EVERY = 512, 64
+"""A promoted key's first events are all scored, then one in 64: a flood must not stall the worker."""
 SETTLED_EVENTS = 16
 """Ranked events before a mean says anything."""
 MEMORY = 256
@@ -161,17 +163,30 @@ class RiverTier:
         out = np.full((len(slots), len(SCORES)), np.nan, np.float32)
         if not self._forests:
             return out
-        promoted = np.isin(slots, np.fromiter(self._places, np.int64, len(self._places)))
-        usable = np.isfinite(features).any(axis=1)
+        usable = np.isfinite(features).any(axis=1) & np.isin(model, list(self._forests))
+        event = self._count(slots, time_ms, usable)
+        due = (event > 0) & ((event <= FULL_EVENTS) | (event % THIN_EVERY == 0))
         for number, forest in self._forests.items():
             own = usable & (model == number)
-            wanted = np.flatnonzero(own & (promoted | self._sampled(number, own & ~promoted)))
+            wanted = np.flatnonzero(own & (due | self._sampled(number, own & (event == 0))))
             for row, scaled in zip(wanted.tolist(), forest.scaled(features[wanted]), strict=True):
-                if promoted[row]:
-                    out[row] = self._places[int(slots[row])].score(forest, scaled, int(time_ms[row]))
+                if event[row]:
+                    out[row] = self._places[int(slots[row])].score(forest, scaled, int(event[row]))
                 else:
                     forest.learn(scaled)
         return out
+
+    def _count(self, slots: Array, time_ms: Array, usable: Array) -> Array:
+        """Give each usable row of a promoted key its number among the key's events, from one; others get 0."""
+        promoted = sorted(self._places)
+        places = [self._places[slot] for slot in promoted]
+        count = np.array([place.count for place in places], np.int64)
+        latest = np.array([place.strength[1] for place in places], np.int64)
+        event = np.zeros(len(slots), np.int64)
+        _count(slots, time_ms, usable, np.array(promoted, np.int64), count, latest, event)
+        for place, events, latest_ms in zip(places, count.tolist(), latest.tolist(), strict=True):
+            place.count, place.strength = events, (place.strength[0], latest_ms)
+        return event
 
     def _sampled(self, model: int, others: Array) -> Array:
         """Mark every `SAMPLE_EVERY`-th of a model's rows of keys not promoted, counted over all batches."""
@@ -227,12 +242,8 @@ class _Place:
     ranks: list[float] = field(default_factory=list)
     window: Any = None
 
-    def score(self, forest: _Forest, scaled: Array, time_ms: int) -> tuple[float, float]:
-        """Rank an event and average it in, unless it is thinned out."""
-        self.strength = (self.strength[0], max(self.strength[1], time_ms))
-        self.count += 1
-        if self.count > FULL_EVENTS and self.count % THIN_EVERY:
-            return np.nan, np.nan
+    def score(self, forest: _Forest, scaled: Array, event: int) -> tuple[float, float]:
+        """Rank the key's event of that number and average it in."""
         rank = forest.rank(scaled)
         if len(self.ranks) == 2 * MEMORY:
             del self.ranks[:MEMORY]
@@ -241,7 +252,7 @@ class _Place:
             self.window = _window(self.ranks)
         self.ranks.append(rank)
         self.window.update(rank)
-        return rank, self.window.estimation if self.count >= SETTLED_EVENTS else np.nan
+        return rank, self.window.estimation if event >= SETTLED_EVENTS else np.nan
 
     @classmethod
     def rebuild(cls, state: Array) -> _Place:
@@ -250,6 +261,19 @@ class _Place:
             raise ValueError("damaged dump of the River tier: a promoted key's ranks are not a bounded row")
         level, time_ms, count, *ranks = state.tolist()
         return cls((level, int(time_ms)), int(count), ranks)
+
+
+@njit(cache=True, nogil=True)
+def _count(
+    slots: Array, time_ms: Array, usable: Array, promoted: Array, count: Array, latest: Array, event: Array
+) -> None:
+    """Count events of promoted slots (ascending): `count` and `latest` by place, `event` by row."""
+    for row in range(len(slots)):
+        place = np.searchsorted(promoted, slots[row])
+        if usable[row] and place < len(promoted) and promoted[place] == slots[row]:
+            count[place] += 1
+            latest[place] = max(latest[place], time_ms[row])
+            event[row] = count[place]
 
 
 def _window(ranks: list[float]) -> Any:
@@ -271,8 +295,9 @@ class _Forest:
         self.count = 0
         self.rows: list[list[float]] = []
         self.recent: deque[float] = deque(maxlen=RECENT)
-        self.table: Array = np.zeros(0)
+        self.table: list[float] = []
         self._trees = HalfSpaceTrees(n_trees=TREES, height=HEIGHT, window_size=WINDOW, seed=seed)
+        self._compiled: tuple[Array, ...] = ()
 
     def scaled(self, features: Array) -> Array:
         """Bring features (m, d) to [0, 1]; NaN becomes the reference's median."""
@@ -283,12 +308,11 @@ class _Forest:
 
     def learn(self, scaled: Array) -> None:
         """Score an event of a key that is not promoted, remember the score, then learn the event."""
-        row = scaled.tolist()
         if self.count >= WINDOW:
-            self.recent.append(self._score(row))
-        self._grow(row)
+            self.recent.append(self.score(scaled))
+        self._grow(scaled.tolist())
         if self.count % WINDOW == 0:
-            self.table = np.sort(np.array(self.recent))
+            self.table = sorted(self.recent)
 
     def _grow(self, row: list[float]) -> None:
         if self.count % WINDOW == 0:
@@ -296,14 +320,17 @@ class _Forest:
         self.rows.append(row)
         self._trees.learn_one(dict(enumerate(row)))
         self.count += 1
+        if self.count % WINDOW == 0:
+            self._compiled = _compile(self._trees.trees)
 
-    def _score(self, row: list[float]) -> float:
-        return float(self._trees.score_one(dict(enumerate(row))))
+    def score(self, scaled: Array) -> float:
+        """Return what River's `score_one` does; scores change only when a window is full."""
+        return float(_walk(scaled, *self._compiled))
 
     def rank(self, scaled: Array) -> float:
         """Return the share of recent scores below this event's; equal ones count half."""
-        score = self._score(scaled.tolist())
-        below, upto = np.searchsorted(self.table, score, "left"), np.searchsorted(self.table, score, "right")
+        score = self.score(scaled)
+        below, upto = bisect_left(self.table, score), bisect_right(self.table, score)
         return float(np.float32((below + upto + 1) / (2 * len(self.table) + 2)))
 
     @classmethod
@@ -321,9 +348,41 @@ class _Forest:
         for row in rows.tolist():
             forest._grow(row)
         forest.count = count
-        forest.table = recent[:ranked]
+        forest.table = recent[:ranked].tolist()
         forest.recent.extend(recent[ranked:].tolist())
         return forest
+
+
+def _compile(trees: list[Any]) -> tuple[Array, Array, Array]:
+    """Copy River's trees, full and of one height, into arrays: feature, threshold and mass by node.
+
+    A node's children follow at twice its place, plus one and plus two; leaves have a mass only.
+    """
+    levels = [[[tree] for tree in trees]]
+    for _ in range(HEIGHT):
+        levels.append([[child for node in nodes for child in node.children] for nodes in levels[-1]])
+    inner = [[node for level in levels[:-1] for node in level[t]] for t in range(len(trees))]
+    return (
+        np.array([[node.feature for node in nodes] for nodes in inner], np.int64),
+        np.array([[node.threshold for node in nodes] for nodes in inner], np.float64),
+        np.array([[node.r_mass for level in levels for node in level[t]] for t in range(len(trees))], float),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _walk(point: Array, feature: Array, threshold: Array, mass: Array) -> float:
+    """Score a point as `HalfSpaceTrees.score_one` does: one less its share of the largest sum of masses."""
+    total = 0.0
+    for tree in range(len(feature)):
+        node, weight = 0, 1.0
+        for _ in range(HEIGHT):
+            if mass[tree, node] < 0.1 * WINDOW:
+                break
+            total += mass[tree, node] * weight
+            node = 2 * node + (1 if point[feature[tree, node]] < threshold[tree, node] else 2)
+            weight *= 2
+        total += mass[tree, node] * weight
+    return 1.0 - total / (TREES * WINDOW * (2 ** (HEIGHT + 1) - 1))
 
 
 def _scale(features: Array) -> Array:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numba import njit
 
-from detectors.evidence import p_values
+from detectors.search import count_below
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from detectors.alert import Family
     from detectors.base import Array
     from detectors.reference import EventReference
+
+LN10 = 2.302585092994046
 
 LEAST_BET_WEIGHT = 0.5
 """An event that counts less is not bet on: bets need events that are independent given the past."""
@@ -116,7 +118,7 @@ def event_values(
     odd = np.where(np.isfinite(by_input), by_input, by_embedding)
     close = p_value(scores["hardness"], reference.hardness_table)
     inside = p_value(-scores["overall_distance"], -reference.overall_table[::-1])
-    strange, hard = -np.log10(odd), -np.log10(close)
+    strange, hard = surprise(odd), surprise(close)
     novelty = np.nan_to_num(scores["novelty"], nan=1.0)
     weight = np.square(np.clip(novelty / FULL_NOVELTY, 0, 1)).astype(np.float32)
     bets = np.stack([odd, close], axis=1)
@@ -125,7 +127,7 @@ def event_values(
         strange,
         strange * hard,
         hard,
-        -np.log10(inside) * hard,
+        surprise(inside) * hard,
         scores["label_flip"],
         scores["near_copy"],
         scores["echo"],
@@ -137,7 +139,15 @@ def event_values(
 
 def p_value(score: NDArray[np.float32], table: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the conservative conformal p-value, (#{c >= s} + 1) / (k + 1): ties count against surprise."""
-    return p_values(score, table, np.ones(1, np.float32))
+    below = np.empty(len(score), np.uint32)
+    count_below(score, table, below)
+    p = ((len(table) + 1) - below).astype(np.float32) / np.float32(len(table) + 1)
+    return np.where(np.isnan(score), np.float32(np.nan), p)
+
+
+def surprise(p: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return -log10 p, as float32."""
+    return np.log(p) * np.float32(-1 / LN10)
 
 
 @njit(cache=True, nogil=True)
