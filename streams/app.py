@@ -182,7 +182,7 @@ class WorkerApp(faust.App):
                 self.metrics.measure(
                     keys=sum(engine.key_count for engine in engines),
                     state_bytes=sum(engine.state_bytes for engine in engines),
-                    lags=self.fences.lags(self.consumer.highwater),
+                    lags=self.fences.lags(self.consumer.end_offset),
                 )
                 await self.sleep(MEASURE_S)
         finally:

@@ -80,7 +80,7 @@ class PartitionState:
     old_keys: list[bytes] = field(default_factory=list)
     """What earlier generations left on the state topic."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while a chunk is applied, and while a snapshot is captured."""
+    """Held while a chunk is applied, while a snapshot is captured, and until it is durable if it turns."""
     snapshot_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -194,7 +194,7 @@ class FencedState:
             self._writer.settle(state.partition)
 
     def _turn(self, state: PartitionState) -> list[Output] | None:
-        """Apply what waits for a snapshot, unless a replay goes on; None if nothing does."""
+        """Apply what waits for a snapshot and return the outputs; None if nothing waits, or in a replay."""
         if state.replay_end is not None or not (state.waiting or state.next_policy):
             return None
         if state.next_policy is not None:

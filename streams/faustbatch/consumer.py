@@ -71,6 +71,14 @@ class BatchConsumer(driver.Consumer):
         fences: Fences = self.app.fences
         return fences
 
+    def end_offset(self, tp: TP) -> int | None:
+        """Return the offset that the partition's next record will get, as last heard; None if not known."""
+        try:
+            end: int | None = self.highwater(tp)
+        except (AssertionError, AttributeError):  # the group, in its own thread, has just taken it away
+            return None
+        return end
+
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
@@ -152,7 +160,6 @@ class BatchConsumer(driver.Consumer):
             tp = TP(*place)
             if not (active is None or tp in active or tp in self._buffered_partitions):
                 continue
-            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             for message in self._messages(tp, found, generation):
                 if self.seek_count != seek_count or self.app.consumer_generation_id != generation:
                     return

@@ -7,11 +7,8 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +22,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource
 from kafka.errors import MessageSizeTooLargeError
 from prometheus_client.parser import text_string_to_metric_families
+from worker_deployment import PARTITIONS, Deployment
 
 import streams.samples
 from detectors.alert import Alert
@@ -38,109 +36,22 @@ from streams.localkafka import free_port
 from streams.pipeline import build_pipeline
 from streams.samples import load_sample
 from streams.settings import load_settings
-from streams.snapshot import Assembler, Snapshot
 from streams.topics import create_topics
 from streams.traces import arrival_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    from streams.bus.base import Message
 
 pytestmark = pytest.mark.kafka
 
-PARTITIONS = 4
 SEED = 20_261_123
 STOP_S = 40
 """A stop in the middle of a rebalance waits for the other members."""
 HARMFUL = {"throttle", "suspend", "revoke"}
-COUNTING = Path(__file__).parent / "counting_worker.py"
 REFERENCES = Path(str(streams.samples.__file__)).parent
-
-
-@dataclass
-class Deployment:
-    """Topics of its own on the broker, and the worker processes started on them."""
-
-    bus: KafkaBus
-    prefix: str
-    folder: Path
-    environ: dict[str, str]
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "log").read_text(encoding="utf-8")
-
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
-        with (self.folder / "log").open("ab") as log:
-            worker = subprocess.Popen(command, env=self.environ, stderr=log, stdout=log)
-        self.workers.append(worker)
-        return worker
-
-    def start_counting(self) -> subprocess.Popen[bytes]:
-        return self.start(sys.executable, str(COUNTING))
-
-    def start_real(self) -> subprocess.Popen[bytes]:
-        return self.start(sys.executable, "-c", "from streams.cli import main; main()", "worker")
-
-    def start_faust(self) -> subprocess.Popen[bytes]:
-        return self.start(sys.executable, "-m", "faust", "-A", "streams.app", "worker", "-l", "info")
-
-    def members(self) -> int:
-        """How many workers are ready in the newest generation of the group."""
-        generations = [int(found) for found in re.findall(r"worker_ready.*generation=(\d+)", self.log)]
-        return generations.count(max(generations, default=0))
-
-    def size(self, topic: str) -> int:
-        return sum(self.bus.end_offsets(self.prefix + topic).values())
-
-    def read(self, topic: str) -> list[Message]:
-        return [message for chunk in self.bus.read([self.prefix + topic]) for message in chunk]
-
-    def ids(self, topic: str) -> list[str]:
-        return [dict(message.headers)["id"].decode() for message in self.read(topic)]
-
-    def counts(self) -> Counter[str]:
-        """What the counting workers held when they last made a snapshot, of each partition the furthest."""
-        furthest: dict[str, Counter[str]] = {}
-        for path in self.folder.glob("*-*.json"):
-            held: Counter[str] = Counter(json.loads(path.read_bytes()))
-            partition = path.name.partition("-")[0]
-            furthest[partition] = max(held, furthest.get(partition, held), key=Counter.total)
-        return sum(furthest.values(), Counter())
-
-    def snapshots(self) -> list[Snapshot]:
-        """The newest snapshots on the state topic."""
-        found = {partition: Assembler(partition) for partition in range(PARTITIONS)}
-        for message in self.read("state"):
-            found[message.partition].add(message.key or b"", message.value)
-        return [snapshot for assembler in found.values() for snapshot in list(assembler.snapshots())[:1]]
-
-    def stored_counts(self) -> Counter[str]:
-        return sum((Counter(json.loads(snapshot.blob)) for snapshot in self.snapshots()), Counter())
-
-    def is_stored(self) -> bool:
-        """Whether the newest snapshots contain every event."""
-        events = f"{self.prefix}events"
-        stored = {
-            snapshot.partition: snapshot.meta.fences.get(events, -1) + 1 for snapshot in self.snapshots()
-        }
-        return all(stored.get(partition, 0) == end for partition, end in self.bus.end_offsets(events).items())
-
-    def publish_policy(self, text: str) -> None:
-        self.bus.send(f"{self.prefix}policy", text.encode(), key=b"policy")
-        self.bus.flush()
-
-    def wait(self, what: Callable[[], bool], timeout_s: float = 90) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not what():
-            ended = {worker.poll() for worker in self.workers} - {None, 0, -signal.SIGKILL}
-            assert not ended, self.log[-8000:]
-            assert time.monotonic() < deadline, self.log[-8000:]
-            time.sleep(0.05)
 
 
 @pytest.fixture
@@ -198,7 +109,7 @@ def test_kill_9_at_any_moment_loses_nothing_and_doubles_nothing(deployment: Depl
     count = 30_000
     create_topics(deployment.environ["MODELWARDEN_KAFKA"], prefix=deployment.prefix, partitions=PARTITIONS)
     truth = send_numbers(deployment, count)
-    deployment.environ["PAUSE_S"] = "0.05"
+    deployment.environ["PAUSE_S"] = "0.3"  # 30 chunks or more, so that all kills come before the end
     draw = random.Random(SEED)  # noqa: S311 - moments, not secrets
     for _ in range(3):
         before = deployment.bus.end_offsets(f"{deployment.prefix}alerts")
@@ -208,6 +119,7 @@ def test_kill_9_at_any_moment_loses_nothing_and_doubles_nothing(deployment: Depl
         worker.kill()
         assert worker.wait() == -signal.SIGKILL
         assert deployment.counts() != truth, "the kill came too late to prove anything"
+    deployment.environ["PAUSE_S"] = "0"
     worker = deployment.start_counting()
     deployment.wait(lambda: deployment.counts() == truth)
     worker.terminate()

@@ -1,0 +1,108 @@
+"""A deployment for tests: topics of its own on a real broker, and worker processes that may be killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streams.snapshot import Assembler, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streams.bus.base import Message
+    from streams.bus.kafka import KafkaBus
+
+PARTITIONS = 4
+COUNTING = Path(__file__).parent / "counting_worker.py"
+
+
+@dataclass
+class Deployment:
+    """Topics of its own on the broker, and the worker processes started on them."""
+
+    bus: KafkaBus
+    prefix: str
+    folder: Path
+    environ: dict[str, str]
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text(encoding="utf-8")
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        with (self.folder / "log").open("ab") as log:
+            worker = subprocess.Popen(command, env=self.environ, stderr=log, stdout=log)
+        self.workers.append(worker)
+        return worker
+
+    def start_counting(self) -> subprocess.Popen[bytes]:
+        return self.start(sys.executable, str(COUNTING))
+
+    def start_real(self) -> subprocess.Popen[bytes]:
+        return self.start(sys.executable, "-c", "from streams.cli import main; main()", "worker")
+
+    def start_faust(self) -> subprocess.Popen[bytes]:
+        return self.start(sys.executable, "-m", "faust", "-A", "streams.app", "worker", "-l", "info")
+
+    def members(self) -> int:
+        """How many workers are ready in the newest generation of the group."""
+        generations = [int(found) for found in re.findall(r"worker_ready.*generation=(\d+)", self.log)]
+        return generations.count(max(generations, default=0))
+
+    def size(self, topic: str) -> int:
+        return sum(self.bus.end_offsets(self.prefix + topic).values())
+
+    def read(self, topic: str) -> list[Message]:
+        return [message for chunk in self.bus.read([self.prefix + topic]) for message in chunk]
+
+    def ids(self, topic: str) -> list[str]:
+        return [dict(message.headers)["id"].decode() for message in self.read(topic)]
+
+    def counts(self) -> Counter[str]:
+        """What the counting workers held when they last made a snapshot, of each partition the furthest."""
+        furthest: dict[str, Counter[str]] = {}
+        for path in self.folder.glob("*-*.json"):
+            held: Counter[str] = Counter(json.loads(path.read_bytes()))
+            partition = path.name.partition("-")[0]
+            furthest[partition] = max(held, furthest.get(partition, held), key=Counter.total)
+        return sum(furthest.values(), Counter())
+
+    def snapshots(self) -> list[Snapshot]:
+        """The newest snapshots on the state topic."""
+        found = {partition: Assembler(partition) for partition in range(PARTITIONS)}
+        for message in self.read("state"):
+            found[message.partition].add(message.key or b"", message.value)
+        return [snapshot for assembler in found.values() for snapshot in list(assembler.snapshots())[:1]]
+
+    def stored_counts(self) -> Counter[str]:
+        return sum((Counter(json.loads(snapshot.blob)) for snapshot in self.snapshots()), Counter())
+
+    def is_stored(self) -> bool:
+        """Whether the newest snapshots contain every event."""
+        events = f"{self.prefix}events"
+        stored = {
+            snapshot.partition: snapshot.meta.fences.get(events, -1) + 1 for snapshot in self.snapshots()
+        }
+        return all(stored.get(partition, 0) == end for partition, end in self.bus.end_offsets(events).items())
+
+    def publish_policy(self, text: str) -> None:
+        self.bus.send(f"{self.prefix}policy", text.encode(), key=b"policy")
+        self.bus.flush()
+
+    def wait(self, what: Callable[[], bool], timeout_s: float = 90) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not what():
+            ended = {worker.poll() for worker in self.workers} - {None, 0, -signal.SIGKILL}
+            assert not ended, self.log[-8000:]
+            assert time.monotonic() < deadline, self.log[-8000:]
+            time.sleep(0.05)
