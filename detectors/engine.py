@@ -16,7 +16,7 @@ from numba import njit
 from detectors.alert import LEVELS
 from detectors.arrays import ArrayFormatError, named, pack_arrays, unpack_arrays
 from detectors.batch import format_key_reference, parse_key_reference
-from detectors.campaign import CampaignDetector, make_campaign_alert
+from detectors.campaign import CampaignDetector, make_campaign_alert, owner_ids
 from detectors.coldstore import ColdStore
 from detectors.explain import make_alert
 from detectors.keytable import NO_SLOT, KeyTable, pack_entities, unpack_entity
@@ -246,9 +246,10 @@ class Engine:
         return [alert for _, alert in alerts]
 
     def _watch_model(self, place: _Rows, batch: EventBatch) -> list[tuple[int, Alert]]:
-        """Watch the rows of one model, in pieces that end where something is learned or campaigns looked for."""
+        """Watch the rows of one model, in pieces that end where it learns or looks for campaigns."""
         watch, campaigns = self._watches[place.model], self._campaigns[place.model]
         alerts = []
+        owners = owner_ids(batch)
         start = 0
         while start < len(batch):
             stop = min(len(batch), start + campaigns.until_next_look)
@@ -261,7 +262,7 @@ class Engine:
                 first = int(self._slabs["first_offset"][slots[reached.row]])
                 alert = make_alert(reached, part, watch.current, int(number[reached.row]), first)
                 alerts.append((int(place.rows[start + reached.row]), alert))
-            found = self._find_campaigns(place.model, part, slots)
+            found = self._find_campaigns(place.model, part, slots, owners[cut])
             alerts += [(int(place.rows[stop - 1]), alert) for alert in found]
             if isinstance(watch, Learner) and not watch.until_next_fit:
                 watch.fit(self._slabs, self._members(place.model))
@@ -281,13 +282,15 @@ class Engine:
             if not self._is_forgiven(*_named(batch, reached.row))
         ]
 
-    def _find_campaigns(self, model: int, batch: EventBatch, slots: NDArray[np.int64]) -> list[Alert]:
+    def _find_campaigns(
+        self, model: int, batch: EventBatch, slots: NDArray[np.int64], owners: NDArray[np.int32]
+    ) -> list[Alert]:
         """Look for keys that are one attacker, leaving out the forgiven ones."""
         watch = self._watches[model]
         current = watch.watch if isinstance(watch, Learner) else watch
         reference = None if current is None else current.reference
         alerts = []
-        for finding in self._campaigns[model].process(batch, slots, batch.tenant, self._slabs, reference):
+        for finding in self._campaigns[model].process(batch, slots, owners, self._slabs, reference):
             members = [self._key_of(slot) for slot in finding.slots.tolist()]
             blamed = [not self._is_forgiven(key, self._models[model]) for key in members]
             if sum(blamed) > len(blamed) / 2 and current is not None:

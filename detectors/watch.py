@@ -144,7 +144,11 @@ def compare(progress: Progress, key: KeyReference, slots: NDArray[np.int64], sla
         np.empty(rows, np.float32),
     )
     surprises(z, FAMILY_OF, key.tail_knots, key.tail_surprise, key.tail_slope, *verdict)
-    limit = np.float32(log(EXTRAPOLATION_LIMIT * float(key.key_count[0])))
     for column in verdict:
-        np.minimum(column, limit, out=column)
+        np.minimum(column, surprise_limit(key), out=column)
     return verdict
+
+
+def surprise_limit(key: KeyReference) -> np.float32:
+    """Return the largest surprise that so many benign keys let us speak of."""
+    return np.float32(log(EXTRAPOLATION_LIMIT * float(key.key_count[0])))

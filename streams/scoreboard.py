@@ -33,7 +33,9 @@ def show(report: Report, console: Console) -> None:
         console.print(_attacks(report))
         console.print(
             "Queries to the first alarm; in brackets the attack queries among them. Several keys: keys "
-            "alarmed of all, median query of those; after 'linked', queries in all to a campaign alarm.",
+            "alarmed of all, median query of those; after 'linked', queries in all to a campaign alarm and "
+            "the most keys in one. Campaign alarms among honest keys alone: "
+            f"{sum(count.alarms for count in report.false_campaigns if count.budget == '1 %')}.",
             style="dim",
         )
 
@@ -95,6 +97,8 @@ def _found(file: FileOutcome, keys: Sequence[Outcome]) -> Text:
     """Write where a file's alarms stand: a query, or keys alarmed of all and their median."""
     linked = file.first_linked_alarm_query_in_all
     tail = "" if linked is None else f" linked {linked}"
+    if linked is not None and file.keys > 1:
+        tail += f" ({file.keys_linked} keys)"
     if file.median_alarm_query is None:
         return (NEVER.copy() if file.kind != "cover" else Text("none", "green")).append(tail)
     if file.keys == 1:

@@ -1,23 +1,29 @@
 """The campaign detector of one model: summaries of its keys in, linked groups that share one workload out.
 
-At every look, free keys are linked into groups by what they had asked until then (content), and by what is odd
-about it (behaviour). What they ask from then on is kept apart and tests the link: the group must still agree in
-content, and its keys must share the work more evenly than honest customers do (`detectors.campaign.pace`).
-Link and test rest on different events and on different features, so choosing the groups does not spoil the test.
+At every look, free keys are linked into groups by what they had asked until then (content), and by what is
+odd about it (behaviour). What they ask from then on is kept apart and tests the link: the group must still
+agree, and its keys must share the work more evenly than honest customers do (`detectors.campaign.pace`).
+Links rest on content and the test on volumes, so choosing the groups does not spoil the test.
+
+Keys that are known to be one customer's are no campaign for being alike. They are judged as one key instead
+(`detectors.campaign.pooled`).
+
+Blind to: keys that are fed in uneven shares on purpose, by factors as honest customers differ; keys that ask
+for nothing in common; fewer than four keys.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from detectors.campaign.finding import CampaignFinding
 from detectors.campaign.links import MEMBERS, agreement, find_groups
 from detectors.campaign.pace import pace_p_value
+from detectors.campaign.pooled import judge, pool, z_values
 from detectors.campaign.summaries import Summaries
-from detectors.keylevel import standardise
-from detectors.statistics import HORIZONS
-from detectors.watch import BUDGETS
+from detectors.watch import BUDGETS, THRESHOLDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,9 +32,9 @@ if TYPE_CHECKING:
 
     from detectors.base import Slabs
     from detectors.batch import EventBatch
-    from detectors.reference import ModelReference
+    from detectors.campaign.finding import LinkKind
+    from detectors.reference import KeyReference, ModelReference
 
-LinkKind = Literal["content", "behaviour"]
 _KINDS: tuple[LinkKind, ...] = ("content", "behaviour")
 
 KEYS_PER_MODEL = 16_384
@@ -40,7 +46,7 @@ LINK_COSINE = {"content": 0.5, "behaviour": 0.8}
 HOLD_COSINE = 0.25
 """The median of what members ask after the link must still be this close to the centre."""
 ODD_Z = 2.5
-"""A key's behaviour is a profile only if one of its statistics is this many standard deviations from honest ones."""
+"""A key's behaviour is a profile only if one of its statistics is so many standard deviations from honest."""
 Z_LIMIT = 8.0
 LOOK_EVENTS = 64
 LOOK_EVENTS_PER_KEY = 3
@@ -51,24 +57,6 @@ NEWS_RATIO = 0.1
 """A campaign is told again when so many of its keys are new in it, or its level rose."""
 WEEK_MS = 7 * 86_400_000
 STATE_COUNTERS = ("events", "next_look", "looks", "next_group", "week", "tested", "tested_before")
-
-
-class CampaignFinding(NamedTuple):
-    """Keys that are one: as of one event."""
-
-    row: int
-    """Row of the batch whose event completed it."""
-    slots: NDArray[np.int64]
-    """The members' slots, ascending."""
-    kind: LinkKind
-    level: int
-    """1 notice, 2 warning, 3 critical."""
-    p_value: float
-    """Expected number of honest groups of this model so even, among all those tested in a week."""
-    counts: NDArray[np.int64]
-    """Queries of each member in all."""
-    agreement: float
-    """Median cosine of what members asked after the link with what linked them."""
 
 
 class CampaignDetector:
@@ -100,7 +88,12 @@ class CampaignDetector:
         self._summaries.forget(slots)
 
     def process(
-        self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs, reference: ModelReference | None
+        self,
+        batch: EventBatch,
+        slots: NDArray[np.int64],
+        declared: NDArray[np.int32],
+        slabs: Slabs,
+        reference: ModelReference | None,
     ) -> list[CampaignFinding]:
         """Summarise the rows of one model, at most `until_next_look`, and look for campaigns when it is time.
 
@@ -108,14 +101,15 @@ class CampaignDetector:
         ----------
         batch, slots
             The events and the slots of their keys.
+        declared
+            Whose key each row's is known to be (tenant, payer), -1 where that is not known. Keys of one owner
+            are judged together, and their likeness alone is no finding.
         slabs
             Running means of the keys, up to the last of these events.
         reference
             What honest keys of the model look like; without one nothing is linked.
         """
-        absent = ~np.isfinite(batch.input_sketch).all(axis=1, keepdims=True)
-        sketch = np.where(absent, batch.embedding_sketch, batch.input_sketch)
-        self._summaries.add(slots, batch.time_ms, batch.tenant, sketch)
+        self._summaries.add(slots, batch.time_ms, declared, batch.input_sketch)
         self._counters["events"] += len(batch)
         if self.until_next_look > 0 or not len(batch):
             return []
@@ -163,7 +157,7 @@ class CampaignDetector:
             profiles["content"] = self._content("linked", reference)
         for kind in _KINDS:
             self._link(kind, profiles[kind])
-        return findings
+        return findings + self._judge_owners(slabs, reference.key, row)
 
     def _test(
         self,
@@ -174,24 +168,50 @@ class CampaignDetector:
         row: int,
     ) -> CampaignFinding | None:
         """Test a group on what came after its link."""
-        if len(members) < MEMBERS or self._same_tenant(members):
+        if len(members) < MEMBERS or self._same_owner(members):
             return None
         total = self._summaries["count"][members].astype(np.int64)
         since = total - self._summaries["mark"][members]
         tests = PERIOD_LOOKS * (self._counters["tested"] + self._counters["tested_before"])
         p_value = min(pace_p_value(since, total) * tests, 1.0)
         level = sum(p_value <= budget for budget in BUDGETS)
-        told = self._summaries["told"]
-        if not level or (told[members] < level).mean() < NEWS_RATIO:
-            return None
         seen = members[fresh[members].any(axis=1)]
         holds = agreement(linked[members], fresh[seen])
-        if holds < HOLD_COSINE:
+        if not level or holds < HOLD_COSINE or not self._is_news(members, level):
             return None
-        told[members] = np.maximum(told[members], level)
+        return self._finding(row, members, kind, level, p_value, holds)
+
+    def _is_news(self, members: NDArray[np.int64], level: int) -> bool:
+        """Tell whether enough of the keys have not been told of at this level."""
+        return bool((self._summaries["told"][members] < level).mean() >= NEWS_RATIO)
+
+    def _finding(
+        self, row: int, members: NDArray[np.int64], kind: LinkKind, level: int, p_value: float, holds: float
+    ) -> CampaignFinding:
+        """Put a finding together and remember that its keys were told of."""
+        self._summaries["told"][members] = np.maximum(self._summaries["told"][members], level)
         slots = self._summaries["slot"][members].astype(np.int64)
         order = np.argsort(slots)
-        return CampaignFinding(row, slots[order], kind, level, p_value, total[order], holds)
+        counts = self._summaries["count"][members].astype(np.int64)
+        return CampaignFinding(row, slots[order], kind, level, p_value, counts[order], holds)
+
+    def _judge_owners(self, slabs: Slabs, key: KeyReference, row: int) -> list[CampaignFinding]:
+        """Judge the keys of each declared owner as one key, by their pooled running means."""
+        held = np.flatnonzero((self._summaries["owner"] >= 0) & (self._summaries["slot"] >= 0))
+        owners, member_of, keys = np.unique(
+            self._summaries["owner"][held], return_inverse=True, return_counts=True
+        )
+        slots = self._summaries["slot"][held].astype(np.int64)
+        pooled = pool(slabs["mean"][slots], slabs["mass"][slots], member_of, len(owners))
+        surprise = judge(*pooled, key)
+        findings = []
+        for owner in np.flatnonzero((keys > 1) & (surprise >= THRESHOLDS[0])).tolist():
+            members = held[member_of == owner]
+            level = int((surprise[owner] >= THRESHOLDS).sum())
+            if self._is_news(members, level):
+                p_value = float(np.exp(-surprise[owner]))
+                findings.append(self._finding(row, members, "declared", level, p_value, 1.0))
+        return findings
 
     def _link(self, kind: LinkKind, profiles: NDArray[np.float32]) -> None:
         """Form groups of free keys; what they ask from now on tests them."""
@@ -225,19 +245,13 @@ class CampaignDetector:
     def _behaviour(self, slabs: Slabs, reference: ModelReference) -> NDArray[np.float32]:
         """Return how far the keys' running means lie above those of honest keys; 0 unless one lies far."""
         slots = np.maximum(self._summaries["slot"], 0)
-        z = np.empty((len(slots), len(HORIZONS)), np.float32)
-        key = reference.key
-        standardise(
-            slabs["mean"][slots], slabs["mass"][slots], HORIZONS,
-            key.mean, key.within_variance, key.between_variance, z,
-        )  # fmt: skip
-        z = np.clip(np.nan_to_num(z, nan=0.0, neginf=0.0), 0, Z_LIMIT)
+        z = np.clip(z_values(slabs["mean"][slots], slabs["mass"][slots], reference.key), 0, Z_LIMIT)
         return np.where(z.max(axis=1, keepdims=True) >= ODD_Z, z, np.float32(0))
 
-    def _same_tenant(self, members: NDArray[np.int64]) -> bool:
+    def _same_owner(self, members: NDArray[np.int64]) -> bool:
         """Tell whether all members are known to be one customer's: then their agreement is no news."""
-        tenants = self._summaries["tenant"][members]
-        return bool(tenants[0] >= 0 and (tenants == tenants[0]).all())
+        owners = self._summaries["owner"][members]
+        return bool(owners[0] >= 0 and (owners == owners[0]).all())
 
     def _begin_week(self, week: int) -> None:
         """Count the groups tested this week and the last."""
@@ -245,5 +259,3 @@ class CampaignDetector:
             follows = week == self._counters["week"] + 1
             self._counters["tested_before"] = self._counters["tested"] if follows else 0
             self._counters["week"], self._counters["tested"] = week, 0
-
-

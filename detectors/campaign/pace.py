@@ -1,10 +1,10 @@
 """Whether keys share one workload: their numbers of queries are closer to each other than customers' are.
 
-Honest customers differ in volume by factors: a log-normal spread of 1.1 to 1.3 is common, and their sessions add
-to it. Keys that are fed from one queue differ by chance alone, or, taking turns, not at all. The null: ln of
-the counts is normal with variance at least `HONEST_VARIANCE` plus that of a Poisson count. The sample variance
-is compared with it by the chi-squared distribution; for larger groups the interquartile range too, so that a
-few strangers in the group hide nothing.
+Honest customers differ in volume by factors, and their sessions add to it. Keys that are fed from one queue
+differ by chance alone, or, taking turns, not at all. The null: ln of the counts is normal with variance at
+least `HONEST_VARIANCE` plus that of a Poisson count. The sample variance is compared with it by the
+chi-squared distribution; for larger groups the interquartile range too, so that a few strangers in the group
+hide nothing.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HONEST_VARIANCE = 0.7
-"""Variance of ln queries between honest keys that is granted to chance; measured on benign keys: 1.2 to 1.6."""
+"""Variance of ln queries between honest keys that is assumed: less than was measured, to be safe."""
 LEAST_FRESH = 5.0
 """Median queries per key since the link from which a group is tested on those."""
 LEAST_TOTAL = 32.0
-"""Median queries per key in all from which it is tested on those: four times what a key needs to be linked, so
-that leaving out keys with fewer narrows the spread by little."""
+"""Median queries per key in all from which it is tested on those: eight times what a key needs to be linked,
+so that leaving out keys with fewer narrows the spread by little."""
 LEAST_P_VALUE = 1e-12
 _ROBUST_MEMBERS = 12
 _NORMAL_IQR = 1.349
@@ -32,7 +32,7 @@ _IQR_EFFICIENCY = 0.37
 
 
 def pace_p_value(fresh: NDArray[np.int64], total: NDArray[np.int64]) -> float:
-    """Return the chance that honest keys (k,) asked so evenly, since they were linked or in all; 1 if too few."""
+    """Return the p-value of so even counts (k,), since the link or in all; 1 if they are too few to tell."""
     parts = ((fresh, LEAST_FRESH), (total, LEAST_TOTAL))
     tested = [_evenness(counts) for counts, least in parts if np.median(counts) >= least]
     return min(1.0, len(tested) * min(tested)) if tested else 1.0
@@ -42,7 +42,7 @@ def _evenness(counts: NDArray[np.int64]) -> float:
     """Return the p-value of counts as even as these."""
     typical = float(np.median(counts))
     logs = np.log(counts + 0.5)
-    freedom = len(counts) - 1
+    freedom = float(len(counts) - 1)
     expected = HONEST_VARIANCE + 1 / typical
     discrete = 1 / (12 * typical * typical)
     p_value = chi2.cdf(freedom * (logs.var(ddof=1) + discrete) / expected, freedom)

@@ -1,8 +1,8 @@
 """Small mergeable summaries of keys: how much each asked, and the mean of what it asked, in two parts.
 
-The first part (`linked`) is what keys are linked by, the second (`fresh`) came after the link and is what the
-link is tested on. A bounded number of keys is summarised; when the table is full, a new key takes the place of
-one that has been idle for a day, or is not summarised.
+The first part (`linked`) is what keys are linked by, the second (`fresh`) came after the link and is what
+the link is tested on. A bounded number of keys is summarised; when the table is full, a new key takes the
+place of one that has been idle for a day, or is not summarised.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SUMMARY_FIELDS: Fields = {
     "slot": ("i4", ()),
     "count": ("u4", ()),
     "mark": ("u4", ()),
-    "tenant": ("i4", ()),
+    "owner": ("i4", ()),
     "last_ms": ("i8", ()),
     "group": ("i4", ()),
     "told": ("u1", ()),
@@ -34,10 +34,12 @@ SUMMARY_FIELDS: Fields = {
     "linked": ("f4", (SKETCH_SIZE,)),
     "fresh": ("f4", (SKETCH_SIZE,)),
 }
-"""A key's summary: its slot in the engine, its events so far and when it was linked, its tenant, the event last
-seen, its group (0: none), the level of the campaign it was last told in, and sums of sketches."""
+"""A key's summary: its slot in the engine, its events so far and when it was linked, its declared owner, when
+it was last seen, its group (0: none), the level of the campaign it was told of, and sums of sketches."""
 
-SUMMARY_BYTES = sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for dtype, shape in SUMMARY_FIELDS.values())
+SUMMARY_BYTES = sum(
+    np.dtype(dtype).itemsize * int(np.prod(shape)) for dtype, shape in SUMMARY_FIELDS.values()
+)
 
 IDLE_MS = 86_400_000
 """A key not seen for so long gives its summary up to a new one when the table is full."""
@@ -59,7 +61,9 @@ class Summaries:
         self.capacity = capacity
         self.used = 0
         self._hand = 0
-        self._columns = {name: np.zeros((0, *shape), dtype) for name, (dtype, shape) in SUMMARY_FIELDS.items()}
+        self._columns = {
+            name: np.zeros((0, *shape), dtype) for name, (dtype, shape) in SUMMARY_FIELDS.items()
+        }
         self._row_of = np.full(0, -1, np.int32)
 
     def __len__(self) -> int:
@@ -79,13 +83,13 @@ class Summaries:
         self,
         slots: NDArray[np.int64],
         time_ms: NDArray[np.int64],
-        tenant: NDArray[np.int32],
+        owner: NDArray[np.int32],
         sketch: NDArray[np.float32],
     ) -> None:
-        """Add events, in order, to the summaries of their keys; a sketch with a NaN counts without content."""
+        """Add events, in order, to their keys' summaries; one without a sketch counts without content."""
         self._make_room(int(slots.max(initial=-1)) + 1, len(np.unique(slots)))
         self.used, self._hand = _add(
-            slots, time_ms, tenant, sketch, self._row_of, self.used, self._hand, self.capacity,
+            slots, time_ms, owner, sketch, self._row_of, self.used, self._hand, self.capacity,
             *self._columns.values(),
         )  # fmt: skip
 
@@ -142,46 +146,53 @@ class Summaries:
 
 @njit(cache=True, nogil=True)
 def _add(
-    slots: Array, time_ms: Array, tenants: Array, sketch: Array,
+    slots: Array, time_ms: Array, owners: Array, sketch: Array,
     row_of: Array, used: int, hand: int, capacity: int,
-    slot: Array, count: Array, mark: Array, tenant: Array, last_ms: Array, group: Array, told: Array,
+    slot: Array, count: Array, mark: Array, owner: Array, last_ms: Array, group: Array, told: Array,
     linked_mass: Array, fresh_mass: Array, linked: Array, fresh: Array,
 ) -> tuple[int, int]:  # fmt: skip
-    one = np.float32(1.0)
     for i in range(len(slots)):
-        row = np.int64(row_of[slots[i]])
+        row = int(row_of[slots[i]])
         if row < 0:
-            if used < capacity:
-                row = used
+            row, hand = _place(time_ms[i], used, hand, capacity, last_ms)
+            if row < 0:
+                continue
+            if row == used:
                 used += 1
-            else:
-                for _ in range(_LOOK_AT):
-                    hand = (hand + 1) % capacity
-                    if time_ms[i] - last_ms[hand] > IDLE_MS:
-                        row = hand
-                        break
-                if row < 0:
-                    continue
-                if slot[row] >= 0:
-                    row_of[slot[row]] = -1
+            elif slot[row] >= 0:
+                row_of[slot[row]] = -1
             row_of[slots[i]] = row
-            slot[row] = slots[i]
+            slot[row], last_ms[row] = slots[i], time_ms[i]
             count[row], mark[row], group[row], told[row] = 0, 0, 0, 0
-            last_ms[row], linked_mass[row], fresh_mass[row] = time_ms[i], 0, 0
-            linked[row, :] = 0
-            fresh[row, :] = 0
+            linked_mass[row], fresh_mass[row] = 0, 0
+            linked[row, :], fresh[row, :] = 0, 0
         count[row] += 1
-        tenant[row] = tenants[i]
+        owner[row] = owners[i]
         last_ms[row] = max(last_ms[row], time_ms[i])
-        finite = True
-        for j in range(SKETCH_SIZE):
-            finite = finite and np.isfinite(sketch[i, j])
-        if finite and group[row] > 0:
-            fresh_mass[row] += one
-            for j in range(SKETCH_SIZE):
-                fresh[row, j] += sketch[i, j]
-        elif finite:
-            linked_mass[row] += one
-            for j in range(SKETCH_SIZE):
-                linked[row, j] += sketch[i, j]
+        if group[row] > 0:
+            _add_sketch(sketch[i], row, fresh_mass, fresh)
+        else:
+            _add_sketch(sketch[i], row, linked_mass, linked)
     return used, hand
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _place(time_ms: int, used: int, hand: int, capacity: int, last_ms: Array) -> tuple[int, int]:
+    """Find a row for a new key: the next unused one, else one of the next few that is idle, else -1."""
+    if used < capacity:
+        return used, hand
+    for _ in range(_LOOK_AT):
+        hand = (hand + 1) % capacity
+        if time_ms - last_ms[hand] > IDLE_MS:
+            return hand, hand
+    return -1, hand
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _add_sketch(sketch: Array, row: int, mass: Array, total: Array) -> None:
+    for j in range(SKETCH_SIZE):
+        if not np.isfinite(sketch[j]):
+            return
+    mass[row] += np.float32(1.0)
+    for j in range(SKETCH_SIZE):
+        total[row, j] += sketch[j]
