@@ -14,16 +14,16 @@ for nothing in common; fewer than four keys.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from detectors.campaign.finding import CampaignFinding
 from detectors.campaign.links import MEMBERS, agreement, find_groups
-from detectors.campaign.pace import pace_p_value
+from detectors.campaign.pace import CAMPAIGN_BUDGETS, pace_p_value
 from detectors.campaign.pooled import judge, pool, z_values
 from detectors.campaign.summaries import Summaries
-from detectors.watch import BUDGETS, THRESHOLDS
+from detectors.watch import THRESHOLDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,12 +51,25 @@ Z_LIMIT = 8.0
 LOOK_EVENTS = 64
 LOOK_EVENTS_PER_KEY = 3
 """Events between looks: so many, or so many a key summarised if that is more."""
+LOOK_MS = 60_000
+"""Least time between looks, so that a busy model is not looked at all the time."""
 PERIOD_LOOKS = 4
 """Looks after which all groups are dissolved and linked anew, so that keys that came later find theirs."""
+STRANGER_LOG_RATIO = 1.0
+"""A member whose volume differs from the median by more than this, in ln, is left out of the finding."""
 NEWS_RATIO = 0.1
 """A campaign is told again when so many of its keys are new in it, or its level rose."""
 WEEK_MS = 7 * 86_400_000
-STATE_COUNTERS = ("events", "next_look", "looks", "next_group", "week", "tested", "tested_before")
+STATE_COUNTERS = (
+    "events",
+    "next_look",
+    "looks",
+    "next_group",
+    "week",
+    "tested",
+    "tested_before",
+    "looked_ms",
+)
 
 
 class CampaignDetector:
@@ -113,12 +126,14 @@ class CampaignDetector:
         self._counters["events"] += len(batch)
         if self.until_next_look > 0 or not len(batch):
             return []
-        self._counters["looks"] += 1
         gap = max(LOOK_EVENTS, LOOK_EVENTS_PER_KEY * len(self._summaries))
         self._counters["next_look"] = self._counters["events"] + gap
-        if reference is None:
+        now_ms = int(batch.time_ms[-1])
+        if reference is None or 0 <= now_ms - self._counters["looked_ms"] < LOOK_MS:
             return []
-        self._begin_week(int(batch.time_ms[-1]) // WEEK_MS)
+        self._counters["looked_ms"] = now_ms
+        self._counters["looks"] += 1
+        self._begin_week(now_ms // WEEK_MS)
         return self._look(slabs, reference, len(batch) - 1)
 
     def dump(self) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
@@ -141,45 +156,36 @@ class CampaignDetector:
         self._groups = {int(number): _KINDS[kind] for number, kind in columns["groups"]}
 
     def _look(self, slabs: Slabs, reference: ModelReference, row: int) -> list[CampaignFinding]:
-        """Test the groups there are, dissolve those that had their time, and link free keys into new ones."""
-        profiles = {
-            "content": self._content("linked", reference),
-            "behaviour": self._behaviour(slabs, reference),
-        }
-        fresh = {"content": self._content("fresh", reference), "behaviour": profiles["behaviour"]}
+        """Test the groups there are, now and then dissolve them all, and link free keys into new ones."""
+        known = _Known(self._summaries, slabs, reference)
         findings = []
-        for number, kind in list(self._groups.items()):
-            members = np.flatnonzero(self._summaries["group"] == number)
-            finding = self._test(kind, members, profiles[kind], fresh[kind], row)
+        for number, members in _split(self._summaries["group"]):
+            finding = self._test(self._groups[number], members, known, row)
             findings += [] if finding is None else [finding]
         if self._counters["looks"] % PERIOD_LOOKS == 0:
             self._dissolve()
-            profiles["content"] = self._content("linked", reference)
         for kind in _KINDS:
-            self._link(kind, profiles[kind])
+            self._link(kind, known)
         return findings + self._judge_owners(slabs, reference.key, row)
 
     def _test(
-        self,
-        kind: LinkKind,
-        members: NDArray[np.int64],
-        linked: NDArray[np.float32],
-        fresh: NDArray[np.float32],
-        row: int,
+        self, kind: LinkKind, members: NDArray[np.int64], known: _Known, row: int
     ) -> CampaignFinding | None:
         """Test a group on what came after its link."""
-        if len(members) < MEMBERS or self._same_owner(members):
-            return None
         total = self._summaries["count"][members].astype(np.int64)
         since = total - self._summaries["mark"][members]
         tests = PERIOD_LOOKS * (self._counters["tested"] + self._counters["tested_before"])
         p_value = min(pace_p_value(since, total) * tests, 1.0)
-        level = sum(p_value <= budget for budget in BUDGETS)
-        seen = members[fresh[members].any(axis=1)]
-        holds = agreement(linked[members], fresh[seen])
-        if not level or holds < HOLD_COSINE or not self._is_news(members, level):
+        level = sum(p_value <= budget for budget in CAMPAIGN_BUDGETS)
+        if not level or self._same_owner(members) or not self._is_news(members, level):
             return None
-        return self._finding(row, members, kind, level, p_value, holds)
+        fresh = known.profiles(kind, members, "fresh")
+        holds = agreement(known.profiles(kind, members, "linked"), fresh[fresh.any(axis=1)])
+        if holds < HOLD_COSINE:
+            return None
+        # Strangers that the test tolerates are not accused.
+        apart = np.abs(np.log((total + 0.5) / (np.median(total) + 0.5)))
+        return self._finding(row, members[apart < STRANGER_LOG_RATIO], kind, level, p_value, holds)
 
     def _is_news(self, members: NDArray[np.int64], level: int) -> bool:
         """Tell whether enough of the keys have not been told of at this level."""
@@ -197,6 +203,8 @@ class CampaignDetector:
 
     def _judge_owners(self, slabs: Slabs, key: KeyReference, row: int) -> list[CampaignFinding]:
         """Judge the keys of each declared owner as one key, by their pooled running means."""
+        if (self._summaries["owner"] < 0).all():
+            return []
         held = np.flatnonzero((self._summaries["owner"] >= 0) & (self._summaries["slot"] >= 0))
         owners, member_of, keys = np.unique(
             self._summaries["owner"][held], return_inverse=True, return_counts=True
@@ -213,18 +221,20 @@ class CampaignDetector:
                 findings.append(self._finding(row, members, "declared", level, p_value, 1.0))
         return findings
 
-    def _link(self, kind: LinkKind, profiles: NDArray[np.float32]) -> None:
+    def _link(self, kind: LinkKind, known: _Known) -> None:
         """Form groups of free keys; what they ask from now on tests them."""
-        ready = (self._summaries["group"] == 0) & (self._summaries["count"] >= LEAST_QUERIES)
-        rows = np.flatnonzero(ready & (self._summaries["slot"] >= 0) & profiles.any(axis=1))
-        for found in find_groups(profiles[rows], LINK_COSINE[kind], self._counters["looks"]):
-            members = rows[found]
+        free = (self._summaries["group"] == 0) & (self._summaries["slot"] >= 0)
+        rows = np.flatnonzero(free & (self._summaries["count"] >= LEAST_QUERIES))
+        profiles = known.profiles(kind, rows, "linked")
+        odd = profiles.any(axis=1)
+        rows, profiles = rows[odd], profiles[odd]
+        for found in find_groups(profiles, LINK_COSINE[kind], self._counters["looks"]):
             number = self._counters["next_group"]
             self._groups[number] = kind
             self._counters["next_group"] += 1
             self._counters["tested"] += 1
-            self._summaries["group"][members] = number
-            self._summaries["mark"][members] = self._summaries["count"][members]
+            self._summaries["group"][rows[found]] = number
+            self._summaries["mark"][rows[found]] = self._summaries["count"][rows[found]]
 
     def _dissolve(self) -> None:
         """Let all groups go: their members' fresh part joins what they can be linked by."""
@@ -234,19 +244,6 @@ class CampaignDetector:
         for part in ("", "_mass"):
             summaries[f"linked{part}"][:] += summaries[f"fresh{part}"]
             summaries[f"fresh{part}"][:] = 0
-
-    def _content(self, part: str, reference: ModelReference) -> NDArray[np.float32]:
-        """Return mean sketches around the model's centre, whitened; 0 where there is no sketch."""
-        mass = self._summaries[f"{part}_mass"][:, None]
-        centre = reference.event.input_centres[-1]
-        mean = np.where(mass > 0, self._summaries[part] / np.maximum(mass, 1) - centre, 0)
-        return np.asarray(mean @ reference.event.overall_whitening, np.float32)
-
-    def _behaviour(self, slabs: Slabs, reference: ModelReference) -> NDArray[np.float32]:
-        """Return how far the keys' running means lie above those of honest keys; 0 unless one lies far."""
-        slots = np.maximum(self._summaries["slot"], 0)
-        z = np.clip(z_values(slabs["mean"][slots], slabs["mass"][slots], reference.key), 0, Z_LIMIT)
-        return np.where(z.max(axis=1, keepdims=True) >= ODD_Z, z, np.float32(0))
 
     def _same_owner(self, members: NDArray[np.int64]) -> bool:
         """Tell whether all members are known to be one customer's: then their agreement is no news."""
@@ -259,3 +256,41 @@ class CampaignDetector:
             follows = week == self._counters["week"] + 1
             self._counters["tested_before"] = self._counters["tested"] if follows else 0
             self._counters["week"], self._counters["tested"] = week, 0
+
+
+class _Known(NamedTuple):
+    """What profiles are made of."""
+
+    summaries: Summaries
+    slabs: Slabs
+    reference: ModelReference
+
+    def profiles(
+        self, kind: LinkKind, rows: NDArray[np.int64], part: Literal["linked", "fresh"]
+    ) -> NDArray[np.float32]:
+        """Return the profiles (len(rows), d) of some keys, from what came before the link or after it."""
+        return self._content(rows, part) if kind == "content" else self._behaviour(rows)
+
+    def _content(self, rows: NDArray[np.int64], part: str) -> NDArray[np.float32]:
+        """Return mean sketches around the model's centre, whitened; 0 where there is no sketch."""
+        mass = self.summaries[f"{part}_mass"][rows, None]
+        centre = self.reference.event.input_centres[-1]
+        mean = np.where(mass > 0, self.summaries[part][rows] / np.maximum(mass, 1) - centre, 0)
+        return np.asarray(mean @ self.reference.event.overall_whitening, np.float32)
+
+    def _behaviour(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return how far running means lie above those of honest keys; 0 unless one lies far."""
+        slots = self.summaries["slot"][rows]
+        z = np.clip(
+            z_values(self.slabs["mean"][slots], self.slabs["mass"][slots], self.reference.key), 0, Z_LIMIT
+        )
+        return np.where(z.max(axis=1, keepdims=True) >= ODD_Z, z, np.float32(0))
+
+
+def _split(group: NDArray[np.int32]) -> list[tuple[int, NDArray[np.int64]]]:
+    """Return each group's number and rows, for groups of at least `MEMBERS`."""
+    rows = np.flatnonzero(group)
+    order = rows[np.argsort(group[rows], kind="stable")]
+    numbers, first = np.unique(group[order], return_index=True)
+    parts = zip(numbers.tolist(), np.split(order, first[1:]), strict=False)
+    return [(number, members) for number, members in parts if len(members) >= MEMBERS]

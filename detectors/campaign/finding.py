@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from detectors.alert import FAMILY_TECHNIQUES, LEVELS, Alert, Evidence, Feature, alert_id
-from detectors.campaign.pace import HONEST_VARIANCE
+from detectors.campaign.pace import CAMPAIGN_BUDGETS, HONEST_VARIANCE
 from detectors.explain import CODE_VERSION, e_value_log10
 from detectors.watch import BUDGETS
 
@@ -129,9 +129,10 @@ def _features(finding: CampaignFinding) -> tuple[Feature, ...]:
 def _sentence(finding: CampaignFinding, model: str) -> str:
     total = int(finding.counts.sum())
     who = f"{len(finding.slots)} keys with {total:,} queries to {model} {_WHAT[finding.kind]}"
-    odds = round(1 / BUDGETS[finding.level - 1])
     if finding.kind == "declared":
+        odds = round(1 / BUDGETS[finding.level - 1])
         return f"{who}. Fewer than 1 in {odds:,} honest keys ever get this far."
+    odds = round(1 / CAMPAIGN_BUDGETS[finding.level - 1])
     factor = exp(HONEST_VARIANCE**0.5)
     return (
         f"{who} and share the work like one queue: their volumes typically differ by "

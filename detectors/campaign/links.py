@@ -47,18 +47,20 @@ def find_groups(profiles: NDArray[np.float32], cosine: float, turn: int) -> list
     free = np.ones(len(unit), bool)
     pivots = (turn * PIVOTS + np.arange(min(PIVOTS, len(unit)))) % max(len(unit), 1)
     near = unit[pivots] @ unit.T >= cosine
+    neighbours = near.sum(axis=1)
     groups: list[NDArray[np.int64]] = []
     while len(groups) < MAX_GROUPS and len(pivots):
-        neighbours = (near & free).sum(axis=1) * free[pivots]
-        best = int(np.argmax(neighbours))
-        if neighbours[best] < MEMBERS:
+        best = int(np.argmax(neighbours * free[pivots]))
+        if neighbours[best] < MEMBERS or not free[pivots[best]]:
             break
-        centre = unit[near[best] & free].sum(axis=0)
-        members = np.flatnonzero((unit @ centre >= cosine * np.linalg.norm(centre)) & free)
-        free[near[best]] = False
-        free[members] = False
-        if len(members) >= MEMBERS:
-            groups.append(members)
+        around = near[best] & free
+        centre = unit[around].sum(axis=0)
+        members = (unit @ centre >= cosine * np.linalg.norm(centre)) & free
+        taken = np.flatnonzero(around | members)
+        free[taken] = False
+        neighbours -= near[:, taken].sum(axis=1)
+        if members.sum() >= MEMBERS:
+            groups.append(np.flatnonzero(members))
     return groups
 
 

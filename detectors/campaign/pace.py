@@ -9,16 +9,22 @@ hide nothing.
 
 from __future__ import annotations
 
+from math import exp
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import chdtr
+
+from detectors.watch import BUDGETS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HONEST_VARIANCE = 0.7
 """Variance of ln queries between honest keys that is assumed: less than was measured, to be safe."""
+CAMPAIGN_BUDGETS = tuple(budget / 10 for budget in BUDGETS)
+"""Expected false campaigns per model and week at notice, warning, critical: a tenth of a key's budgets, since a
+campaign accuses several customers at once."""
 LEAST_FRESH = 5.0
 """Median queries per key since the link from which a group is tested on those."""
 LEAST_TOTAL = 32.0
@@ -34,21 +40,21 @@ _IQR_EFFICIENCY = 0.37
 def pace_p_value(fresh: NDArray[np.int64], total: NDArray[np.int64]) -> float:
     """Return the p-value of so even counts (k,), since the link or in all; 1 if they are too few to tell."""
     parts = ((fresh, LEAST_FRESH), (total, LEAST_TOTAL))
-    tested = [_evenness(counts) for counts, least in parts if np.median(counts) >= least]
+    tested = [_evenness(counts) for counts, least in parts if np.sort(counts)[len(counts) // 2] >= least]
     return min(1.0, len(tested) * min(tested)) if tested else 1.0
 
 
 def _evenness(counts: NDArray[np.int64]) -> float:
     """Return the p-value of counts as even as these."""
-    typical = float(np.median(counts))
-    logs = np.log(counts + 0.5)
+    ordered = np.log(np.sort(counts) + 0.5)
+    typical = exp(ordered[len(counts) // 2])
     freedom = float(len(counts) - 1)
     expected = HONEST_VARIANCE + 1 / typical
     discrete = 1 / (12 * typical * typical)
-    p_value = chi2.cdf(freedom * (logs.var(ddof=1) + discrete) / expected, freedom)
+    p_value = chdtr(freedom, freedom * (ordered.var(ddof=1) + discrete) / expected)
     if len(counts) >= _ROBUST_MEMBERS:
-        low, high = np.quantile(logs, [0.25, 0.75])
         freedom *= _IQR_EFFICIENCY
-        spread = ((high - low) / _NORMAL_IQR) ** 2 + discrete
-        p_value = 2 * min(p_value, chi2.cdf(freedom * spread / expected, freedom))
+        quarter = len(counts) // 4
+        spread = ((ordered[-1 - quarter] - ordered[quarter]) / _NORMAL_IQR) ** 2 + discrete
+        p_value = 2 * min(p_value, chdtr(freedom, freedom * spread / expected))
     return float(np.clip(p_value, LEAST_P_VALUE, 1.0))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def owner_ids(batch: EventBatch) -> NDArray[np.int32]:
-    """Return a number for each row's tenant, the same in every batch, by a CRC-32 of its name; -1 where it has none."""
+    """Return a number for each row's tenant (a CRC-32, the same in every batch); -1 where it has none."""
     ids = np.array([*(crc32(name.encode()) & 0x7FFFFFFF for name in batch.tenants), -1], np.int32)
     return ids[batch.tenant]
 

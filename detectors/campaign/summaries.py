@@ -87,7 +87,7 @@ class Summaries:
         sketch: NDArray[np.float32],
     ) -> None:
         """Add events, in order, to their keys' summaries; one without a sketch counts without content."""
-        self._make_room(int(slots.max(initial=-1)) + 1, len(np.unique(slots)))
+        self._make_room(slots)
         self.used, self._hand = _add(
             slots, time_ms, owner, sketch, self._row_of, self.used, self._hand, self.capacity,
             *self._columns.values(),
@@ -121,21 +121,23 @@ class Summaries:
         self.used, self._hand = 0, hand
         slots = columns["slot"].astype(np.int64)
         self._row_of = np.full(0, -1, np.int32)
-        self._make_room(int(slots.max(initial=-1)) + 1, used)
+        self._make_room(slots[slots >= 0], used)
         for name, column in self._columns.items():
             column[:used] = columns[name]
         self.used = used
         held = slots >= 0
         self._row_of[slots[held]] = np.flatnonzero(held)
 
-    def _make_room(self, slots: int, fresh: int) -> None:
+    def _make_room(self, slots: NDArray[np.int64], least: int = 0) -> None:
         """Grow by doubling: the map from slots to rows, and the rows up to the capacity."""
-        if slots > len(self._row_of):
-            grown = np.full(max(slots, 2 * len(self._row_of)), -1, np.int32)
+        highest = int(slots.max(initial=-1)) + 1
+        if highest > len(self._row_of):
+            grown = np.full(max(highest, 2 * len(self._row_of)), -1, np.int32)
             grown[: len(self._row_of)] = self._row_of
             self._row_of = grown
         rows = len(self._columns["slot"])
-        wanted = min(self.used + fresh, self.capacity)
+        fresh = len(np.unique(slots[self._row_of[slots] < 0])) if rows < self.capacity else 0
+        wanted = min(max(self.used + fresh, least), self.capacity)
         if wanted > rows:
             size = min(max(wanted, 2 * rows, _FIRST_ROWS), self.capacity)
             for name, column in self._columns.items():
