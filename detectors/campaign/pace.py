@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 HONEST_VARIANCE = 0.7
 """Variance of ln queries between honest keys that is assumed: less than was measured, to be safe."""
 CAMPAIGN_BUDGETS = tuple(budget / 10 for budget in BUDGETS)
-"""Expected false campaigns per model and week at notice, warning, critical: a tenth of a key's budgets, since a
-campaign accuses several customers at once."""
+"""Expected false campaigns per model and week at notice, warning, critical: a tenth of a key's budgets,
+since a campaign accuses several customers at once."""
 LEAST_FRESH = 5.0
 """Median queries per key since the link from which a group is tested on those."""
 LEAST_TOTAL = 32.0

@@ -36,13 +36,14 @@ def pool(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Pool the running means (k, S) of keys by owner, weighted by mass: means and masses (owners, S).
 
-    The pooled mass may exceed a statistic's horizon: more events were seen.
+    A pooled mass is at most the statistic's horizon, as one key's is, so that the keys' tails hold for it.
     """
     weight = np.zeros((owners, mean.shape[1]))
     total = np.zeros((owners, mean.shape[1]))
     np.add.at(weight, member_of, mass)
     np.add.at(total, member_of, mean * mass)
-    return (total / np.maximum(weight, 1e-9)).astype(np.float32), weight.astype(np.float32)
+    pooled = total / np.maximum(weight, 1e-9)
+    return pooled.astype(np.float32), np.minimum(weight, HORIZONS).astype(np.float32)
 
 
 def judge(mean: NDArray[np.float32], mass: NDArray[np.float32], key: KeyReference) -> NDArray[np.float32]:
