@@ -20,7 +20,7 @@ from detectors.signals.out_of_distribution import class_rows, distances
 from detectors.slabs import make_slabs
 from detectors.statistics import GROUP_OF, HORIZONS, VALUE_OF
 from detectors.tails import fit_tail
-from detectors.track import TRACK_FIELDS, Track
+from detectors.track import MEAN_FIELDS, TRACK_FIELDS, Track
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,26 +85,36 @@ def fit_reference(model: str, batches: Sequence[EventBatch]) -> ModelReference:
     if len(batches) < 2:
         raise ValueError(f"model {model}: {len(batches)} keys are too few to learn from; two are the least")
     samples = [sample_rows(batch, spread_rows(len(batch))) for batch in batches]
-    slabs = make_slabs(TRACK_FIELDS, len(batches))
-    paths: dict[int, Progress] = {}
-    folds = _folds(len(batches))
-    for held_out in folds:
-        track = Track(fit_key_events([s for s, out in zip(samples, held_out, strict=True) if not out]))
-        for k in np.flatnonzero(held_out).tolist():
-            paths[k] = track.advance(batches[k], np.full(len(batches[k]), k), slabs)
     peaks = np.empty((len(batches), len(VALUE_OF)), np.float32)
-    for held_out in folds:
+    honest = make_slabs(MEAN_FIELDS, len(batches))
+    for held_out in _folds(len(batches)):
+        _, slabs, paths = _follow(samples, batches, ~held_out)
         spread = fit_spread({name: slab[~held_out] for name, slab in slabs.items()})
-        peaks[held_out] = [z_values(paths[k], spread).max(axis=0) for k in np.flatnonzero(held_out).tolist()]
-    key = make_key_reference(fit_spread(slabs), fit_tails(peaks, GROUP_OF), len(batches))
-    river = fit_river([paths[k].features for k in range(len(batches))])
-    return ModelReference(model, fit_key_events(samples), key, river)
+        peaks[held_out] = [z_values(paths[k], spread).max(axis=0) for k in np.flatnonzero(held_out)]
+        for name, slab in honest.items():
+            slab[held_out] = slabs[name][held_out]
+    event, slabs, paths = _follow(samples, batches, np.ones(len(batches), bool))
+    told = fit_spread(honest)  # of keys the reference does not know: what a person is told to expect
+    spread = fit_spread(slabs)._replace(median=told.median, high=told.high)
+    key = make_key_reference(spread, fit_tails(peaks, GROUP_OF), len(batches))
+    return ModelReference(model, event, key, fit_river([path.features for path in paths]))
 
 
 def _folds(count: int) -> list[NDArray[np.bool_]]:
     """Split keys into folds, so that no key is measured by what it helped to learn."""
     folds = min(FOLDS, count)
     return [np.arange(count) % folds == fold for fold in range(folds)]
+
+
+def _follow(
+    samples: Sequence[Sample], batches: Sequence[EventBatch], chosen: NDArray[np.bool_]
+) -> tuple[EventReference, Slabs, list[Progress]]:
+    """Learn events from the chosen keys, and follow every key with them."""
+    event = fit_key_events([s for s, taken in zip(samples, chosen, strict=True) if taken])
+    track = Track(event)
+    slabs = make_slabs(TRACK_FIELDS, len(batches))
+    paths = [track.advance(batch, np.full(len(batch), k), slabs) for k, batch in enumerate(batches)]
+    return event, slabs, paths
 
 
 def fit_key_events(samples: Sequence[Sample]) -> EventReference:
@@ -217,7 +227,7 @@ def z_values(path: Progress, spread: Spread) -> NDArray[np.float32]:
 def fit_tails(
     peaks: NDArray[np.float32], group_of: NDArray[np.int64] | None = None, contamination_ratio: float = 0.0
 ) -> Tails:
-    """Learn the lifetime tails from the keys' peaks (K, S): a row a statistic, a row a group, one for all.
+    """Learn the lifetime tails from the keys' peaks (K, S): a row a statistic, then a row a group.
 
     `group_of` (S,) numbers each statistic's group; one group if not given. With a contamination ratio the
     largest keys count as censored, since they may be attackers.
@@ -226,10 +236,9 @@ def fit_tails(
     censored = int(np.ceil(contamination_ratio * len(peaks)))
     rows = [fit_tail(column, censored=censored, empirical_top=False) for column in peaks.T]
     by_statistic = _held_out_surprises(peaks, censored)
-    by_group = np.stack([by_statistic[:, groups == g].max(axis=1) for g in range(groups.max() + 1)], axis=1)
-    rows += [fit_tail(column, censored=censored, empirical_top=False) for column in by_group.T]
-    largest = _held_out_surprises(by_group, censored).max(axis=1)
-    rows.append(fit_tail(largest, censored=censored, empirical_top=not censored))
+    for group in range(groups.max() + 1):
+        largest = by_statistic[:, groups == group].max(axis=1)
+        rows.append(fit_tail(largest, censored=censored, empirical_top=not censored))
     knots, surprise, slope = zip(*rows, strict=True)
     return Tails(np.array(knots, np.float32), np.array(surprise, np.float32), np.array(slope, np.float32))
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from detectors.batch import SKETCH_SIZE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -59,8 +61,9 @@ def learn_points(
 def _joined(
     inputs: Sequence[NDArray[np.float32]], rows: Sequence[NDArray[np.int64]]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Join keys; leave out sketches that are absent."""
-    sketch, row = np.concatenate(inputs), np.concatenate(rows)
+    """Join keys, of which there may be none; leave out sketches that are absent."""
+    sketch = np.concatenate([np.empty((0, SKETCH_SIZE), np.float32), *inputs])
+    row = np.concatenate([np.empty(0, np.int64), *rows])
     good = np.isfinite(sketch).all(axis=1)
     return sketch[good], row[good]
 

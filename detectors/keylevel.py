@@ -56,17 +56,17 @@ def tail(z: float, knots: Array, surprise: Array, slope: float) -> float:
 
 @njit(cache=True, nogil=True)
 def surprises(
-    z: Array, family_of: Array, group_of: Array, knots: Array, table: Array, slope: Array,
+    z: Array, family_of: Array, group_of: Array, penalty: Array, knots: Array, table: Array, slope: Array,
     by_statistic: Array, by_family: Array, overall: Array,
 ) -> None:  # fmt: skip
     """Turn z-values (n, S) into surprises per statistic (n, S), per family (n, F) and overall (n,).
 
     A family's is the largest of its statistics'. A group's largest is read in the group's own lifetime tail
-    (rows after the statistics), and the largest over groups in the last row, so that many statistics do not
-    mean many alarms.
+    (rows after the statistics), so that many statistics do not mean many alarms; the overall one is the
+    largest over groups, each less its penalty (G,), -ln of its share of the budget.
     """
     statistics = z.shape[1]
-    groups = len(knots) - statistics - 1
+    groups = len(penalty)
     largest = np.empty(groups)
     for i in range(len(z)):
         largest[:] = 0.0
@@ -76,11 +76,11 @@ def surprises(
             by_statistic[i, s] = value
             by_family[i, family_of[s]] = max(by_family[i, family_of[s]], value)
             largest[group_of[s]] = max(largest[group_of[s]], value)
-        top = 0.0
+        overall[i] = 0.0
         for g in range(groups):
             row = statistics + g
-            top = max(top, tail(largest[g], knots[row], table[row], slope[row]))
-        overall[i] = tail(top, knots[-1], table[-1], slope[-1])
+            surprise = tail(largest[g], knots[row], table[row], slope[row]) - penalty[g]
+            overall[i] = max(overall[i], surprise)
 
 
 @njit(cache=True, nogil=True)

@@ -79,10 +79,10 @@ class KeyReference:
         a key, and the variance of a key's own mean between keys.
     median, high : float32 (S,)
         Median and 99th percentile over keys of the key's own mean: what explanations call expected.
-    tail_knots, tail_surprise : float32 (S + G + 1, K)
-        Per statistic, per group for the largest surprise in it, and last for the largest over groups:
-        -ln of the share of benign keys whose lifetime maximum exceeds a value, at ascending knots.
-    tail_slope : float32 (S + G + 1,)
+    tail_knots, tail_surprise : float32 (S + G, K)
+        Per statistic, then per group for the largest surprise in it: -ln of the share of
+        benign keys whose lifetime maximum exceeds a value, at ascending knots.
+    tail_slope : float32 (S + G,)
         Growth of that surprise per unit beyond the last knot (exponential tail); extrapolated there.
     key_count : int64 (1,)
         Benign keys behind it.

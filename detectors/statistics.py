@@ -7,6 +7,7 @@ separates an attack from an honest key with some odd inputs: the second never fi
 
 from __future__ import annotations
 
+from math import log
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -98,9 +99,14 @@ GROUPS: tuple[tuple[Family, ...], ...] = (
     ("distribution",),
     ("parameters",),
 )
-"""Families whose largest surprise has a lifetime tail of its own, before groups are compared: a few honest
-keys that are extreme in one group must not hide an attack that another group sees."""
+"""Families whose largest surprise has a lifetime tail of its own: a few honest keys that are extreme in one
+group must not hide an attack that another group sees."""
+GROUP_SHARES = (0.8, 0.18, 0.02)
+"""Part of the false-alarm budget that each group may spend (union bound). Sweeps are so far from honest
+requests that little is enough for them."""
 
+GROUP_PENALTY = np.array([-log(share) for share in GROUP_SHARES])
+"""What a group's surprise must exceed the overall surprise by."""
 GROUP_OF = np.array(
     [next(g for g, group in enumerate(GROUPS) if s.value.family in group) for s in STATISTICS]
 )
