@@ -184,7 +184,7 @@ def fit_events(sample: Sample, trim_ratio: float = TRIM_RATIO) -> EventReference
         embedding_table=blank,
         overall_table=blank,
         hardness_table=_table(1 - sample.margin),
-        familiar_points=np.empty((0, inputs.shape[1]), np.float32),
+        familiar_points=np.empty((inputs.shape[1], 0), np.float32),
         familiar_start=np.zeros(len(classes) + 2, np.int64),
         familiar_distance=blank,
     )

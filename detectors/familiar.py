@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 POINTS_PER_CLASS = 256
 """Input sketches kept of a class, evenly over the keys: the most that an event is compared with."""
-_STRIDE = 8
+_CHUNK = 64
+"""Points compared at once."""
 
 
 def learn_points(
@@ -42,7 +43,7 @@ def learn_points(
 
     Returns
     -------
-    points : float32 (P, 32), ordered by class row.
+    points : float32 (32, P), one point a column, ordered by class row.
     start : int64 (row_count + 1,), where each row's points begin.
     distance : float32 (1,)
     """
@@ -78,34 +79,41 @@ def _choose(
         count = min(len(members), POINTS_PER_CLASS)
         chosen.append(members[np.linspace(0, len(members) - 1, count).astype(np.int64)])
     start = np.cumsum([0, *map(len, chosen)]).astype(np.int64)
-    return np.ascontiguousarray(sketch[np.concatenate(chosen)], np.float32), start
+    return np.ascontiguousarray(sketch[np.concatenate(chosen)].T, np.float32), start
 
 
 @njit(cache=True, nogil=True)
 def _nearest(sketch: Array, row: Array, points: Array, start: Array, out: Array) -> None:
+    square = np.empty(POINTS_PER_CLASS, np.float32)
     for i in range(len(sketch)):
-        best = np.float32(np.inf)
-        for p in range(start[row[i]], start[row[i] + 1]):
-            total = np.float32(0)
-            for j in range(sketch.shape[1]):
-                apart = sketch[i, j] - points[p, j]
-                total += apart * apart
-            best = min(best, total)
-        out[i] = np.sqrt(best)
+        count = start[row[i] + 1] - start[row[i]]
+        _squares(sketch[i], points, start[row[i]], count, square)
+        out[i] = np.inf
+        for p in range(count):
+            out[i] = min(out[i], np.sqrt(square[p]))
 
 
 @njit(cache=True, nogil=True)
 def is_near(sketch: Array, points: Array, first: int, last: int, distance: float) -> bool:
-    """Tell whether a point of rows `first` to `last` lies within the distance of the sketch (32,)."""
+    """Tell whether a point of columns `first` to `last` lies within the distance of the sketch (32,)."""
     limit = np.float32(distance * distance)
-    for p in range(first, last):
-        total = np.float32(0)
-        for block in range(0, len(sketch), _STRIDE):
-            for j in range(block, block + _STRIDE):
-                apart = sketch[j] - points[p, j]
-                total += apart * apart
-            if total > limit:
-                break
-        if total <= limit:
-            return True
+    square = np.empty(_CHUNK, np.float32)
+    for begin in range(first, last, _CHUNK):
+        count = min(_CHUNK, last - begin)
+        _squares(sketch, points, begin, count, square)
+        for p in range(count):
+            if square[p] <= limit:
+                return True
     return False
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _squares(sketch: Array, points: Array, begin: int, count: int, square: Array) -> None:
+    """Write the squared distances to some points: one point a lane, so that no sum is reordered."""
+    square[:count] = 0
+    for j in range(len(sketch)):
+        place = sketch[j]
+        column = points[j, begin : begin + count]
+        for p in range(count):
+            apart = place - column[p]
+            square[p] += apart * apart

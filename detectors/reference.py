@@ -41,8 +41,9 @@ class EventReference:
     ring_centre : float32 (32,)
         What the remembered sketches are quantised around. It and `pair_distance` never change while keys
         remember sketches: a repeat must stay one.
-    familiar_points : float32 (P, 32)
-        Input sketches of benign keys by class (`detectors.familiar`); none if keys were not told apart.
+    familiar_points : float32 (32, P)
+        Input sketches of benign keys, one a column, by class (`detectors.familiar`); none if keys were not
+        told apart.
     familiar_start : int64 (C + 2,)
         Where each class's points begin, then those of all other classes, then P.
     familiar_distance : float32 (1,)

@@ -9,7 +9,7 @@ the share goes on growing while no familiar input comes.
 
 New to itself: its cell, the signs of 12 random projections, is not marked in a map of 512 bits (coverage of
 the input space as in B4B, Dubinski et al., NeurIPS 2023). Repeats, retries and loops add nothing. At three
-quarters full the map is cleared and the counts halved, so an honest past is forgotten. 72 bytes per key.
+quarters full the map is cleared and the counts halved, so an honest past is forgotten. 74 bytes per key.
 
 Blind to: attacks with inputs like those of other customers. Says nothing without remembered benign inputs
 (`detectors.familiar`).
@@ -56,6 +56,7 @@ class Familiarity:
     scores: ClassVar[tuple[str, ...]] = ("unfamiliar",)
     fields: ClassVar[Fields] = {
         "cell_map": ("u8", (MAP_BITS // 64,)),
+        "cells_marked": ("u2", ()),
         "new_inputs": ("f4", ()),
         "familiar_inputs": ("f4", ()),
     }
@@ -69,7 +70,7 @@ class Familiarity:
         """Score each row, in order: float32 (n, 1)."""
         out = np.full((len(batch), 1), np.nan, np.float32)
         reference = self._reference
-        if len(reference.familiar_points):
+        if reference.familiar_points.shape[1]:
             row = class_rows(batch.predicted_class, reference.classes)
             _score(
                 batch.input_sketch, row, slots, self._planes, reference.input_centres[-1],
@@ -83,7 +84,7 @@ class Familiarity:
 def _score(
     sketch: Array, row: Array, slots: Array, planes: Array, centre: Array,
     points: Array, start: Array, distance: Array,
-    cell_map: Array, new_inputs: Array, familiar_inputs: Array, out: Array,
+    cell_map: Array, cells_marked: Array, new_inputs: Array, familiar_inputs: Array, out: Array,
 ) -> None:  # fmt: skip
     for i in range(len(slots)):
         if not np.isfinite(sketch[i]).all():
@@ -93,11 +94,13 @@ def _score(
         word, mask = bit // 64, np.uint64(1) << np.uint64(bit % 64)
         if not cell_map[slot, word] & mask:
             cell_map[slot, word] |= mask
+            cells_marked[slot] += np.uint16(1)
             new_inputs[slot] += np.float32(1)
             near = is_near(sketch[i], points, start[row[i]], start[row[i] + 1], distance[0])
             familiar_inputs[slot] += np.float32(near)
-            if _ones(cell_map[slot]) >= FULL_BITS:
+            if cells_marked[slot] >= FULL_BITS:
                 cell_map[slot, :] = np.uint64(0)
+                cells_marked[slot] = 0
                 new_inputs[slot] *= np.float32(0.5)
                 familiar_inputs[slot] *= np.float32(0.5)
         share = (familiar_inputs[slot] + PRIOR_COUNT * FAMILIAR_RATIO) / (new_inputs[slot] + PRIOR_COUNT)
@@ -114,15 +117,3 @@ def _cell(sketch: Array, planes: Array, centre: Array) -> int:
             total += planes[k, j] * (sketch[j] - centre[j])
         cell = (cell << np.uint64(1)) | np.uint64(total > 0)
     return int(((cell + np.uint64(1)) * _MIX) >> np.uint64(40)) % MAP_BITS
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _ones(words: Array) -> int:
-    """Count the bits that are set."""
-    count = 0
-    for k in range(len(words)):
-        word = words[k]
-        while word:
-            word &= word - np.uint64(1)
-            count += 1
-    return count

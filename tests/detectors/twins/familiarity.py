@@ -23,7 +23,7 @@ class Past(NamedTuple):
 
 def score(batch: EventBatch, keys: list[int], reference: EventReference) -> list[list[float]]:
     """Count the key's new inputs, and those of them that lie near a remembered one of their class."""
-    if not len(reference.familiar_points):
+    if not reference.familiar_points.size:
         return [[math.nan] for _ in keys]
     planes = np.random.default_rng(3).standard_normal((12, 32)).astype(np.float32)
     rows = {int(label): row for row, label in enumerate(reference.classes)}
@@ -43,7 +43,7 @@ def score(batch: EventBatch, keys: list[int], reference: EventReference) -> list
                 past.places | {place},
                 past.new + 1,
                 past.familiar
-                + is_near(sketch, reference.familiar_points[first:last], reference.familiar_distance),
+                + is_near(sketch, reference.familiar_points[:, first:last], reference.familiar_distance),
             )
             if len(past.places) >= 384:
                 past = Past(frozenset(), past.new / 2, past.familiar / 2)
@@ -60,4 +60,4 @@ def place_of(apart: Array, planes: Array) -> int:
 
 def is_near(sketch: Array, points: Array, distance: Array) -> bool:
     """Tell whether a point lies within the distance."""
-    return any(math.dist(sketch.tolist(), point) <= float(distance[0]) for point in points.tolist())
+    return any(math.dist(sketch.tolist(), point) <= float(distance[0]) for point in points.T.tolist())
