@@ -19,13 +19,17 @@ Where fewer benign keys are known than a budget speaks of, it is read in a fitte
 
 LEVELS: tuple[Level, ...] = ("notice", "warning", "critical")
 
-Family = Literal["out_of_distribution", "near_duplicate", "boundary", "rate", "river"]
+Family = Literal[
+    "out_of_distribution", "near_duplicate", "boundary", "rate", "distribution", "parameters", "river"
+]
 
 FAMILY_TECHNIQUES: dict[str, tuple[str, ...]] = {
     "out_of_distribution": ("AML.T0024.002", "AML.T0040"),
     "near_duplicate": ("AML.T0024.002", "AML.T0005.001"),
     "boundary": ("AML.T0024.002", "AML.T0042"),
     "rate": ("AML.T0034.000",),
+    "distribution": ("AML.T0024.002", "AML.T0005.001"),
+    "parameters": ("AML.T0024.002", "AML.T0040"),
     "river": ("AML.T0024.002",),
 }
 """MITRE ATLAS v5.6.1 technique ids by family (Extract AI Model, Inference API Access, Train Proxy via
