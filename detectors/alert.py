@@ -19,13 +19,24 @@ Where fewer benign keys are known than a budget speaks of, it is read in a fitte
 
 LEVELS: tuple[Level, ...] = ("notice", "warning", "critical")
 
-Family = Literal["out_of_distribution", "near_duplicate", "boundary", "rate", "river", "campaign"]
+Family = Literal[
+    "out_of_distribution",
+    "near_duplicate",
+    "boundary",
+    "rate",
+    "distribution",
+    "parameters",
+    "river",
+    "campaign",
+]
 
 FAMILY_TECHNIQUES: dict[str, tuple[str, ...]] = {
     "out_of_distribution": ("AML.T0024.002", "AML.T0040"),
     "near_duplicate": ("AML.T0024.002", "AML.T0005.001"),
     "boundary": ("AML.T0024.002", "AML.T0042"),
     "rate": ("AML.T0034.000",),
+    "distribution": ("AML.T0024.002", "AML.T0005.001"),
+    "parameters": ("AML.T0024.002", "AML.T0040"),
     "river": ("AML.T0024.002",),
     "campaign": ("AML.T0024.002", "AML.T0021"),
 }

@@ -60,8 +60,8 @@ RECENT = 1024
 """Forest scores of other keys' events that a rank is taken among."""
 SAMPLE_EVERY = 64
 """One event in so many of keys not promoted is learned from, per model."""
-FULL_EVENTS, THIN_EVERY = 512, 8
-"""A promoted key's first events are all scored, then one in eight: a flood must not stall the worker."""
+FULL_EVENTS, THIN_EVERY = 512, 64
+"""A promoted key's first events are all scored, then one in 64: a flood must not stall the worker."""
 SETTLED_EVENTS = 16
 """Ranked events before a mean says anything."""
 MEMORY = 256
@@ -165,13 +165,26 @@ class RiverTier:
         usable = np.isfinite(features).any(axis=1)
         for number, forest in self._forests.items():
             own = usable & (model == number)
-            wanted = np.flatnonzero(own & (promoted | self._sampled(number, own & ~promoted)))
+            due = self._due(np.flatnonzero(own & promoted), slots, time_ms)
+            wanted = np.flatnonzero((due > 0) | self._sampled(number, own & ~promoted))
             for row, scaled in zip(wanted.tolist(), forest.scaled(features[wanted]), strict=True):
-                if promoted[row]:
-                    out[row] = self._places[int(slots[row])].score(forest, scaled, int(time_ms[row]))
+                if due[row]:
+                    out[row] = self._places[int(slots[row])].score(forest, scaled, int(due[row]))
                 else:
                     forest.learn(scaled)
         return out
+
+    def _due(self, rows: Array, slots: Array, time_ms: Array) -> Array:
+        """Count the events of promoted keys; number those that are scored, int64 (n,), 0 for the others."""
+        due = np.zeros(len(slots), np.int64)
+        keys, key = np.unique(slots[rows], return_inverse=True)
+        for k, slot in enumerate(keys.tolist()):
+            place, own = self._places[slot], rows[key == k]
+            number = place.count + np.arange(1, len(own) + 1)
+            due[own] = np.where((number <= FULL_EVENTS) | (number % THIN_EVERY == 0), number, 0)
+            place.count += len(own)
+            place.strength = (place.strength[0], max(place.strength[1], int(time_ms[own].max())))
+        return due
 
     def _sampled(self, model: int, others: Array) -> Array:
         """Mark every `SAMPLE_EVERY`-th of a model's rows of keys not promoted, counted over all batches."""
@@ -227,12 +240,8 @@ class _Place:
     ranks: list[float] = field(default_factory=list)
     window: Any = None
 
-    def score(self, forest: _Forest, scaled: Array, time_ms: int) -> tuple[float, float]:
-        """Rank an event and average it in, unless it is thinned out."""
-        self.strength = (self.strength[0], max(self.strength[1], time_ms))
-        self.count += 1
-        if self.count > FULL_EVENTS and self.count % THIN_EVERY:
-            return np.nan, np.nan
+    def score(self, forest: _Forest, scaled: Array, number: int) -> tuple[float, float]:
+        """Rank the key's event of that number and average it in."""
         rank = forest.rank(scaled)
         if len(self.ranks) == 2 * MEMORY:
             del self.ranks[:MEMORY]
@@ -241,7 +250,7 @@ class _Place:
             self.window = _window(self.ranks)
         self.ranks.append(rank)
         self.window.update(rank)
-        return rank, self.window.estimation if self.count >= SETTLED_EVENTS else np.nan
+        return rank, self.window.estimation if number >= SETTLED_EVENTS else np.nan
 
     @classmethod
     def rebuild(cls, state: Array) -> _Place:

@@ -7,9 +7,9 @@ from zlib import crc32
 
 import numpy as np
 
-from detectors.keylevel import standardise, surprises
-from detectors.statistics import FAMILIES, FAMILY_OF, HORIZONS
-from detectors.watch import surprise_limit
+from detectors.keylevel import standardise
+from detectors.statistics import HORIZONS
+from detectors.watch import read_tails
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,10 +48,4 @@ def pool(
 
 def judge(mean: NDArray[np.float32], mass: NDArray[np.float32], key: KeyReference) -> NDArray[np.float32]:
     """Return the surprise, -ln p, of pooled means (n, S) as if each row were one key: float32 (n,)."""
-    z = z_values(mean, mass, key)
-    by_statistic = np.empty_like(z)
-    by_family = np.empty((len(z), len(FAMILIES)), np.float32)
-    overall = np.empty(len(z), np.float32)
-    tables = key.tail_knots, key.tail_surprise, key.tail_slope
-    surprises(z, FAMILY_OF, *tables, by_statistic, by_family, overall)
-    return np.minimum(overall, surprise_limit(key))
+    return read_tails(z_values(mean, mass, key), key).overall
