@@ -154,6 +154,9 @@ class CampaignDetector:
         self._summaries.restore(columns, numbers["hand"])
         self._counters = {name: int(numbers[name]) for name in STATE_COUNTERS}
         self._groups = {int(number): _KINDS[kind] for number, kind in columns["groups"]}
+        unknown = set(columns["group"].tolist()) - {0, *self._groups}
+        if unknown:
+            raise ValueError(f"campaign summaries name groups {sorted(unknown)} that are not in the dump")
 
     def _look(self, slabs: Slabs, reference: ModelReference, row: int) -> list[CampaignFinding]:
         """Test the groups there are, now and then dissolve them all, and link free keys into new ones."""

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from traffic import MODEL, honest, interleave, key_batch
 
+from detectors.arrays import pack_arrays, unpack_arrays
 from detectors.batch import format_key_reference
 from detectors.calibration import fit_reference
 from detectors.campaign.detector import KEYS_PER_MODEL
@@ -20,7 +21,7 @@ from detectors.campaign.links import agreement, find_groups
 from detectors.campaign.pace import CAMPAIGN_BUDGETS, pace_p_value
 from detectors.campaign.pooled import owner_ids
 from detectors.campaign.summaries import SUMMARY_BYTES, Summaries
-from detectors.engine import Engine, EngineSettings
+from detectors.engine import STATE_VERSION, Engine, EngineSettings, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -175,6 +176,15 @@ def test_summaries_are_small_bounded_and_give_way_when_idle() -> None:
     assert len(summaries) == 8
     summaries.forget(np.array([20]))
     assert 20 not in summaries["slot"]
+
+
+def test_a_dump_that_names_unknown_groups_is_refused() -> None:
+    engine = Engine(EngineSettings(), {MODEL: reference()})
+    engine.process(interleave(split()).take(slice(0, 700)))
+    arrays, meta = unpack_arrays(engine.dump(), "engine", STATE_VERSION)
+    arrays[f"campaign.{MODEL}.group"][0] = 12345
+    with pytest.raises(StateError, match="12345"):
+        engine.restore(pack_arrays("engine", STATE_VERSION, arrays, meta))
 
 
 def test_rows_without_a_sketch_count_without_content() -> None:
