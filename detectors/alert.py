@@ -19,17 +19,29 @@ Where fewer benign keys are known than a budget speaks of, it is read in a fitte
 
 LEVELS: tuple[Level, ...] = ("notice", "warning", "critical")
 
-Family = Literal["out_of_distribution", "near_duplicate", "boundary", "rate", "river"]
+Family = Literal[
+    "out_of_distribution",
+    "near_duplicate",
+    "boundary",
+    "rate",
+    "distribution",
+    "parameters",
+    "river",
+    "campaign",
+]
 
 FAMILY_TECHNIQUES: dict[str, tuple[str, ...]] = {
     "out_of_distribution": ("AML.T0024.002", "AML.T0040"),
     "near_duplicate": ("AML.T0024.002", "AML.T0005.001"),
     "boundary": ("AML.T0024.002", "AML.T0042"),
     "rate": ("AML.T0034.000",),
+    "distribution": ("AML.T0024.002", "AML.T0005.001"),
+    "parameters": ("AML.T0024.002", "AML.T0040"),
     "river": ("AML.T0024.002",),
+    "campaign": ("AML.T0024.002", "AML.T0021"),
 }
 """MITRE ATLAS v5.6.1 technique ids by family (Extract AI Model, Inference API Access, Train Proxy via
-Replication, Verify Attack, Excessive Queries)."""
+Replication, Verify Attack, Excessive Queries, Establish Accounts)."""
 
 
 class Feature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,6 +108,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What would have kept the alert from firing, in words."""
     sentence: str
     """The finding in one plain sentence."""
+    members: tuple[str, ...] = ()
+    """All keys of a campaign; `key` is the busiest of them. Empty for a finding about a key."""
 
 
 def alert_id(topic: str, partition: int, offset: int, *what: str) -> str:

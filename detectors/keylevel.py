@@ -61,16 +61,18 @@ def read_tail(z: Array, knots: Array, surprise: Array, slope: float, out: Array)
 
 @njit(cache=True, nogil=True)
 def surprises(
-    z: Array, family_of: Array, knots: Array, table: Array, slope: Array,
+    z: Array, family_of: Array, group_of: Array, knots: Array, table: Array, slope: Array,
     by_statistic: Array, by_family: Array, overall: Array,
 ) -> None:  # fmt: skip
     """Turn z-values (n, S) into surprises per statistic (n, S), per family (n, F) and overall (n,).
 
-    A family's is the largest of its statistics'; the overall one reads the largest surprise in its own
-    lifetime tail (last row of the tables), so that many statistics do not mean many alarms.
+    A family's is the largest of its statistics'. A group's largest is read in the group's own lifetime tail
+    (rows after the statistics), so that many statistics do not mean many alarms; the overall one is the
+    largest over groups, whose tables already stand for their shares of the budget.
     """
     statistics = z.shape[1]
-    largest = np.zeros(len(z), np.float32)
+    groups = len(knots) - statistics
+    largest = np.zeros((groups, len(z)), np.float32)
     value = np.empty(len(z), np.float32)
     by_family[:] = 0
     for s in range(statistics):
@@ -78,8 +80,13 @@ def surprises(
         for i in range(len(z)):
             by_statistic[i, s] = value[i]
             by_family[i, family_of[s]] = max(by_family[i, family_of[s]], value[i])
-            largest[i] = max(largest[i], value[i])
-    read_tail(largest, knots[statistics], table[statistics], slope[statistics], overall)
+            largest[group_of[s], i] = max(largest[group_of[s], i], value[i])
+    overall[:] = 0
+    for g in range(groups):
+        row = statistics + g
+        read_tail(largest[g], knots[row], table[row], slope[row], value)
+        for i in range(len(z)):
+            overall[i] = max(overall[i], value[i])
 
 
 @njit(cache=True, nogil=True)

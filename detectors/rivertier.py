@@ -177,7 +177,7 @@ class RiverTier:
         return out
 
     def _count(self, slots: Array, time_ms: Array, usable: Array) -> Array:
-        """Give each usable row of a promoted key its number among the key's events, from one; others get 0."""
+        """Return each row's number among its key's usable events, from one; 0 if it is not promoted."""
         promoted = sorted(self._places)
         places = [self._places[slot] for slot in promoted]
         count = np.array([place.count for place in places], np.int64)
@@ -370,7 +370,7 @@ def _compile(trees: list[Any]) -> tuple[Array, Array, Array]:
 
 
 @njit(cache=True, nogil=True)
-def _walk(point: Array, feature: Array, threshold: Array, mass: Array) -> float:
+def _walk(point: Array, feature: Array, threshold: Array, mass: Array) -> Any:
     """Score a point as `HalfSpaceTrees.score_one` does: one less its share of the largest sum of masses."""
     total = 0.0
     for tree in range(len(feature)):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from detectors.signals.boundary import Boundary
+from detectors.signals.familiarity import Familiarity
 from detectors.signals.near_duplicate import NearDuplicate
 from detectors.signals.out_of_distribution import OutOfDistribution
 from detectors.signals.rate import Rate
+from detectors.signals.request_parameters import RequestParameters
 
 if TYPE_CHECKING:
     from detectors.base import Signal
@@ -17,7 +19,17 @@ ALL_SIGNALS: dict[str, type[Signal]] = {
     "near_duplicate": NearDuplicate,
     "boundary": Boundary,
     "rate": Rate,
+    "familiarity": Familiarity,
+    "request_parameters": RequestParameters,
 }
 """Every signal by name; each is made from the `EventReference` of a model."""
 
-__all__ = ["ALL_SIGNALS", "Boundary", "NearDuplicate", "OutOfDistribution", "Rate"]
+__all__ = [
+    "ALL_SIGNALS",
+    "Boundary",
+    "Familiarity",
+    "NearDuplicate",
+    "OutOfDistribution",
+    "Rate",
+    "RequestParameters",
+]

@@ -68,7 +68,7 @@ class NearDuplicate:
         "novelty",
     )
     fields: ClassVar[Fields] = {
-        "ring": ("i1", (RING_LENGTH, RING_SIZE)),
+        "ring": ("i1", (RING_SIZE, RING_LENGTH)),
         "ring_class": ("u1", (RING_LENGTH,)),
         "ring_count": ("u4", ()),
         "step_mean": ("f4", ()),
@@ -106,6 +106,8 @@ def _score(
     out: Array,
 ) -> None:
     unit = np.float32(1.0 / (QUANTA_PER_PAIR * np.sqrt(RING_SIZE)))
+    squared = np.empty(RING_LENGTH, np.float32)
+    point = np.empty(RING_SIZE, np.float32)
     for i in range(len(slots)):
         if not present[i]:
             continue
@@ -115,61 +117,64 @@ def _score(
         out[i, :4], out[i, 4] = 0.0, 1.0
         if count > 0:
             filled = min(count, RING_LENGTH)
-            nearest, where = _nearest(code[i], ring[slot], filled, position)
-            out[i, 4] = np.sqrt(np.float32(nearest)) * unit
+            point[:] = code[i]
+            _distances(point, ring[slot], filled, squared)
+            where, lag = _nearest(squared, filled, position)
+            nearest = squared[where]
+            out[i, 4] = np.sqrt(nearest) * unit
             if nearest == 0:
                 out[i, :4] = np.nan
             else:
-                lag = (position - where + RING_LENGTH - 1) % RING_LENGTH + 1
                 step = min(step_mean[slot], np.float32(1.2))
                 out[i, 0] = lag > NEAR_LAG and count > 1 and out[i, 4] < NEAR_RATIO * step
                 out[i, 1] = out[i, 4] < FLIP_DISTANCE and ring_class[slot, where] != label[i]
                 out[i, 2] = lag > NEAR_LAG and lag == last_lag[slot]
                 last_lag[slot] = lag
                 if out[i, 4] > MIDPOINT_DISTANCE:
-                    reflected = _reflected(code[i], ring[slot, where], ring[slot], filled, position)
-                    out[i, 3] = reflected < MIDPOINT_RATIO**2 * nearest
-            _learn_step(code[i], ring[slot, (position - 1) % RING_LENGTH], count, slot, step_mean, unit)
-        ring[slot, position] = code[i]
+                    for j in range(RING_SIZE):  # the point opposite to the nearest
+                        point[j] = np.float32(2) * point[j] - np.float32(ring[slot, j, where])
+                    _distances(point, ring[slot], filled, squared)
+                    out[i, 3] = squared[:filled].min() < MIDPOINT_RATIO**2 * nearest
+            _learn_step(code[i], ring[slot], (position - 1) % RING_LENGTH, count, slot, step_mean, unit)
+        ring[slot, :, position] = code[i]
         ring_class[slot, position] = label[i]
         ring_count[slot] = count + 1
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _reflected(code: Array, centre: Array, ring: Array, filled: int, position: int) -> int:
-    """Return how near, squared, a remembered code lies to the reflection of `centre` about `code`."""
-    nearest = 2_000_000
-    for back in range(1, filled + 1):
-        place = (position - back) % RING_LENGTH
-        total = 0
-        for j in range(RING_SIZE):
-            difference = 2 * int(code[j]) - int(centre[j]) - int(ring[place, j])
-            total += difference * difference
-        nearest = min(nearest, total)
-    return nearest
+@njit(cache=True, nogil=True)
+def _distances(point: Array, ring: Array, filled: int, out: Array) -> None:
+    """Write the squared distances of a point to the remembered codes: whole numbers, exact in float32.
+
+    One coordinate after the other over all codes, which the compiler turns into vector instructions.
+    """
+    out[:filled] = 0
+    for j in range(RING_SIZE):
+        coordinate = point[j]
+        for place in range(filled):
+            difference = coordinate - np.float32(ring[j, place])
+            out[place] += difference * difference
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _nearest(code: Array, ring: Array, filled: int, position: int) -> tuple[int, int]:
-    """Find the nearest code and its place; of equally near ones the latest."""
-    nearest, where = 2_000_000, 0
-    for back in range(1, filled + 1):
-        place = (position - back) % RING_LENGTH
-        total = 0
-        for j in range(RING_SIZE):
-            difference = int(code[j]) - int(ring[place, j])
-            total += difference * difference
-        if total < nearest:
-            nearest, where = total, place
-    return nearest, where
+@njit(cache=True, nogil=True)
+def _nearest(squared: Array, filled: int, position: int) -> tuple[int, int]:
+    """Find the nearest code's place and lag; of equally near ones the latest."""
+    where, least, lag = 0, np.float32(np.inf), RING_LENGTH
+    for place in range(filled):
+        if squared[place] <= least:
+            back = (position - place + RING_LENGTH - 1) % RING_LENGTH + 1
+            if squared[place] < least or back < lag:
+                where, least, lag = place, squared[place], back
+    return where, lag
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _learn_step(code: Array, previous: Array, count: int, slot: int, step_mean: Array, unit: float) -> None:
+@njit(cache=True, nogil=True)
+def _learn_step(
+    code: Array, ring: Array, previous: int, count: int, slot: int, step_mean: Array, unit: float
+) -> None:
     """Follow the mean distance between successive queries."""
     total = 0
     for j in range(RING_SIZE):
-        difference = int(code[j]) - int(previous[j])
+        difference = int(code[j]) - int(ring[j, previous])
         total += difference * difference
     step = np.sqrt(np.float32(total)) * unit
     step_mean[slot] += (step - step_mean[slot]) / np.float32(min(count, STEP_HORIZON))
