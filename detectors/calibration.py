@@ -18,7 +18,7 @@ from detectors.secondopinion import fit_river
 from detectors.signals.familiarity import FAMILIAR_RATIO
 from detectors.signals.out_of_distribution import class_rows, distances
 from detectors.slabs import make_slabs
-from detectors.statistics import GROUP_OF, HORIZONS, VALUE_OF
+from detectors.statistics import GROUP_OF, GROUP_SHARES, HORIZONS, VALUE_OF
 from detectors.tails import fit_tail
 from detectors.track import MEAN_FIELDS, TRACK_FIELDS, Track
 
@@ -236,9 +236,12 @@ def fit_tails(
     censored = int(np.ceil(contamination_ratio * len(peaks)))
     rows = [fit_tail(column, censored=censored, empirical_top=False) for column in peaks.T]
     by_statistic = _held_out_surprises(peaks, censored)
-    for group in range(groups.max() + 1):
-        largest = by_statistic[:, groups == group].max(axis=1)
-        rows.append(fit_tail(largest, censored=censored, empirical_top=not censored))
+    members = [groups == group for group in range(groups.max() + 1)]
+    alive = [share for share, own in zip(GROUP_SHARES, members, strict=False) if (peaks[:, own] > 0).any()]
+    for share, own in zip(GROUP_SHARES, members, strict=False):
+        row = fit_tail(by_statistic[:, own].max(axis=1), censored=censored, empirical_top=not censored)
+        penalty = -np.log(min(share / sum(alive), 1)) if alive else 0.0
+        rows.append((row[0], np.maximum(row[1] - penalty, 0).astype(np.float32), row[2]))
     knots, surprise, slope = zip(*rows, strict=True)
     return Tails(np.array(knots, np.float32), np.array(surprise, np.float32), np.array(slope, np.float32))
 

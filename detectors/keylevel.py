@@ -56,17 +56,17 @@ def tail(z: float, knots: Array, surprise: Array, slope: float) -> float:
 
 @njit(cache=True, nogil=True)
 def surprises(
-    z: Array, family_of: Array, group_of: Array, penalty: Array, knots: Array, table: Array, slope: Array,
+    z: Array, family_of: Array, group_of: Array, knots: Array, table: Array, slope: Array,
     by_statistic: Array, by_family: Array, overall: Array,
 ) -> None:  # fmt: skip
     """Turn z-values (n, S) into surprises per statistic (n, S), per family (n, F) and overall (n,).
 
     A family's is the largest of its statistics'. A group's largest is read in the group's own lifetime tail
     (rows after the statistics), so that many statistics do not mean many alarms; the overall one is the
-    largest over groups, each less its penalty (G,), -ln of its share of the budget.
+    largest over groups, whose tables already stand for their shares of the budget.
     """
     statistics = z.shape[1]
-    groups = len(penalty)
+    groups = len(knots) - statistics
     largest = np.empty(groups)
     for i in range(len(z)):
         largest[:] = 0.0
@@ -79,7 +79,7 @@ def surprises(
         overall[i] = 0.0
         for g in range(groups):
             row = statistics + g
-            surprise = tail(largest[g], knots[row], table[row], slope[row]) - penalty[g]
+            surprise = tail(largest[g], knots[row], table[row], slope[row])
             overall[i] = max(overall[i], surprise)
 
 

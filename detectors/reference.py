@@ -82,7 +82,8 @@ class KeyReference:
         Median and 99th percentile over keys of the key's own mean: what explanations call expected.
     tail_knots, tail_surprise : float32 (S + G, K)
         Per statistic, then per group for the largest surprise in it: -ln of the share of
-        benign keys whose lifetime maximum exceeds a value, at ascending knots.
+        benign keys whose lifetime maximum exceeds a value, at ascending knots; a group's is divided by its
+        share of the budget.
     tail_slope : float32 (S + G,)
         Growth of that surprise per unit beyond the last knot (exponential tail); extrapolated there.
     key_count : int64 (1,)

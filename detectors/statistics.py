@@ -7,7 +7,6 @@ separates an attack from an honest key with some odd inputs: the second never fi
 
 from __future__ import annotations
 
-from math import log
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -103,10 +102,9 @@ GROUPS: tuple[tuple[Family, ...], ...] = (
 group must not hide an attack that another group sees."""
 GROUP_SHARES = (0.8, 0.18, 0.02)
 """Part of the false-alarm budget that each group may spend (union bound). Sweeps are so far from honest
-requests that little is enough for them."""
+requests that little is enough for them. A group in which no benign key scores leaves its part to the
+others."""
 
-GROUP_PENALTY = np.array([-log(share) for share in GROUP_SHARES])
-"""What a group's surprise must exceed the overall surprise by."""
 GROUP_OF = np.array(
     [next(g for g, group in enumerate(GROUPS) if s.value.family in group) for s in STATISTICS]
 )

@@ -13,7 +13,7 @@ import numpy as np
 
 from detectors.keylevel import note_peaks, raise_levels, standardise, surprises
 from detectors.secondopinion import PROMOTION_LOG10_E, PROMOTION_SURPRISE
-from detectors.statistics import FAMILIES, FAMILY_OF, GROUP_OF, GROUP_PENALTY, HORIZONS, STATISTICS
+from detectors.statistics import FAMILIES, FAMILY_OF, GROUP_OF, HORIZONS, STATISTICS
 from detectors.track import TRACK_FIELDS, Track
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def read_tails(z: NDArray[np.float32], key: KeyReference) -> Verdict:
         np.empty(rows, np.float32),
     )
     tables = key.tail_knots, key.tail_surprise, key.tail_slope
-    surprises(z, FAMILY_OF, GROUP_OF, GROUP_PENALTY, *tables, *verdict)
+    surprises(z, FAMILY_OF, GROUP_OF, *tables, *verdict)
     limit = np.float32(log(EXTRAPOLATION_LIMIT * float(key.key_count[0])))
     for column in verdict:
         np.minimum(column, limit, out=column)
