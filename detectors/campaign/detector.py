@@ -9,7 +9,8 @@ Keys that are known to be one customer's are no campaign for being alike. They a
 (`detectors.campaign.pooled`).
 
 Blind to: keys that are fed in uneven shares on purpose, by factors as honest customers differ; keys that ask
-for nothing in common; fewer than four keys.
+for nothing in common; fewer than four keys. Blind the other way: a fleet of honest devices, a key each, whose
+owner is not declared.
 """
 
 from __future__ import annotations
