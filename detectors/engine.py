@@ -241,7 +241,7 @@ class Engine:
         for model in np.unique(models):
             rows = np.flatnonzero(models == model)
             place = _Rows(int(model), rows, found.slots[rows], number[rows])
-            alerts += self._watch_model(place, batch.take(rows))
+            alerts += self._watch_model(place, batch if len(rows) == len(batch) else batch.take(rows))
         alerts.sort(key=lambda pair: pair[0])
         return [alert for _, alert in alerts]
 

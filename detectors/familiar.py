@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 POINTS_PER_CLASS = 256
 """Input sketches kept of a class, evenly over the keys: the most that an event is compared with."""
-_CHUNK = 64
+_CHUNK = 128
 """Points compared at once."""
 
 
@@ -111,9 +111,10 @@ def is_near(sketch: Array, points: Array, first: int, last: int, distance: float
 def _squares(sketch: Array, points: Array, begin: int, count: int, square: Array) -> None:
     """Write the squared distances to some points: one point a lane, so that no sum is reordered."""
     square[:count] = 0
-    for j in range(len(sketch)):
-        place = sketch[j]
-        column = points[j, begin : begin + count]
+    for j in range(0, SKETCH_SIZE, 4):
+        c0, c1 = points[j, begin : begin + count], points[j + 1, begin : begin + count]
+        c2, c3 = points[j + 2, begin : begin + count], points[j + 3, begin : begin + count]
+        s0, s1, s2, s3 = sketch[j], sketch[j + 1], sketch[j + 2], sketch[j + 3]
         for p in range(count):
-            apart = place - column[p]
-            square[p] += apart * apart
+            d0, d1, d2, d3 = s0 - c0[p], s1 - c1[p], s2 - c2[p], s3 - c3[p]
+            square[p] = square[p] + d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3

@@ -28,13 +28,12 @@ def standardise(
     mean: Array, mass: Array, horizons: Array, centre: Array, within: Array, between: Array, out: Array
 ) -> None:
     """Standardise running means (n, S) to z-values; -inf where the mass is below its minimum."""
+    least = np.minimum(horizons, np.float32(MINIMUM_MASS))
     for i in range(len(mean)):
         for s in range(len(horizons)):
-            if mass[i, s] < min(MINIMUM_MASS, horizons[s]):
-                out[i, s] = -np.inf
-            else:
-                variance = between[s] + within[s] / mass[i, s]
-                out[i, s] = (mean[i, s] - centre[s]) / np.sqrt(variance)
+            variance = between[s] + within[s] / max(mass[i, s], least[s])
+            z = (mean[i, s] - centre[s]) / np.sqrt(variance)
+            out[i, s] = z if mass[i, s] >= least[s] else -np.float32(np.inf)
 
 
 def tail(z: float, knots: Array, surprise: Array, slope: float) -> float:

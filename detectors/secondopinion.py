@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detectors.keylevel import tail
+from detectors.keylevel import read_tail
 from detectors.reference import RiverReference
 from detectors.rivertier import RiverTier
 from detectors.tails import fit_tail
@@ -130,9 +130,11 @@ class SecondOpinion:
     def _surprises(self, model: int, mean_rank: NDArray[np.float32]) -> NDArray[np.float32]:
         reference = self._references[model]
         out = np.full(len(mean_rank), np.nan, np.float32)
-        for row in np.flatnonzero(np.isfinite(mean_rank)):
-            height = rank_surprise(float(mean_rank[row]))
-            out[row] = tail(height, reference.knots, reference.surprise, float(reference.slope[0]))
+        rows = np.flatnonzero(np.isfinite(mean_rank))
+        heights = np.array([rank_surprise(rank) for rank in mean_rank[rows].tolist()], np.float32)
+        found = np.empty(len(rows), np.float32)
+        read_tail(heights, reference.knots, reference.surprise, reference.slope[0], found)
+        out[rows] = found
         return out
 
     def dump(self) -> dict[str, NDArray[Any]]:

@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numba import njit
 
+from detectors.batch import SKETCH_SIZE
 from detectors.familiar import is_near
+from detectors.lanes import LANES, load_lanes, project
 from detectors.signals.out_of_distribution import class_rows
 
 if TYPE_CHECKING:
@@ -64,7 +66,8 @@ class Familiarity:
     def __init__(self, reference: EventReference) -> None:
         """Compare with the inputs that this reference remembers."""
         self._reference = reference
-        self._planes = np.random.default_rng(3).standard_normal((PLANES, 32)).astype(np.float32)
+        planes = np.random.default_rng(3).standard_normal((PLANES, SKETCH_SIZE)).astype(np.float32)
+        self._planes = np.ascontiguousarray(planes.T)
 
     def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
         """Score each row, in order: float32 (n, 1)."""
@@ -73,7 +76,7 @@ class Familiarity:
         if reference.familiar_points.shape[1]:
             row = class_rows(batch.predicted_class, reference.classes)
             _score(
-                batch.input_sketch, row, slots, self._planes, reference.input_centres[-1],
+                batch.input_sketch, row, slots, self._planes, reference.input_centres[-1:],
                 reference.familiar_points, reference.familiar_start, reference.familiar_distance,
                 *(slabs[name] for name in self.fields), out,
             )  # fmt: skip
@@ -86,12 +89,13 @@ def _score(
     points: Array, start: Array, distance: Array,
     cell_map: Array, cells_marked: Array, new_inputs: Array, familiar_inputs: Array, out: Array,
 ) -> None:  # fmt: skip
+    bits = np.empty(len(slots), np.int64)
+    _cells(sketch, planes, centre, bits)
     for i in range(len(slots)):
         if not np.isfinite(sketch[i]).all():
             continue
         slot = slots[i]
-        bit = _cell(sketch[i], planes, centre)
-        word, mask = bit // 64, np.uint64(1) << np.uint64(bit % 64)
+        word, mask = bits[i] // 64, np.uint64(1) << np.uint64(bits[i] % 64)
         if not cell_map[slot, word] & mask:
             cell_map[slot, word] |= mask
             cells_marked[slot] += np.uint16(1)
@@ -107,13 +111,18 @@ def _score(
         out[i, 0] = -np.log(share)
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _cell(sketch: Array, planes: Array, centre: Array) -> int:
-    """Return the place in the map of the sketch's cell."""
-    cell = np.uint64(0)
-    for k in range(PLANES):
-        total = np.float32(0)
-        for j in range(len(centre)):
-            total += planes[k, j] * (sketch[j] - centre[j])
-        cell = (cell << np.uint64(1)) | np.uint64(total > 0)
-    return int(((cell + np.uint64(1)) * _MIX) >> np.uint64(40)) % MAP_BITS
+@njit(cache=True, nogil=True)
+def _cells(sketch: Array, planes: Array, centre: Array, bits: Array) -> None:
+    """Write the place in the map of each sketch's cell."""
+    apart = np.zeros((SKETCH_SIZE, LANES), np.float32)
+    side, cell = np.empty(LANES, np.float32), np.empty(LANES, np.uint64)
+    row, one = np.zeros(len(sketch), np.int64), np.uint64(1)
+    for start in range(0, len(sketch), LANES):
+        load_lanes(sketch, row, centre, start, apart)
+        cell[:] = 0
+        for k in range(PLANES):
+            project(apart, planes, k, 0, side)
+            for i in range(LANES):
+                cell[i] = (cell[i] << one) | np.uint64(side[i] > 0)
+        for i in range(min(LANES, len(sketch) - start)):
+            bits[start + i] = np.int64(((cell[i] + one) * _MIX) >> np.uint64(40)) % MAP_BITS

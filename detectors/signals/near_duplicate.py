@@ -13,7 +13,7 @@ Blind to: copies further back than 256 queries; attacks that move as far as ordi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numba import njit
@@ -106,8 +106,8 @@ def _score(
     out: Array,
 ) -> None:
     unit = np.float32(1.0 / (QUANTA_PER_PAIR * np.sqrt(RING_SIZE)))
-    squared = np.empty(RING_LENGTH, np.float32)
-    point = np.empty(RING_SIZE, np.float32)
+    squared = np.empty(RING_LENGTH, np.int32)
+    point = np.empty(RING_SIZE, np.int32)
     for i in range(len(slots)):
         if not present[i]:
             continue
@@ -119,9 +119,9 @@ def _score(
             filled = min(count, RING_LENGTH)
             point[:] = code[i]
             _distances(point, ring[slot], filled, squared)
-            where, lag = _nearest(squared, filled, position)
-            nearest = squared[where]
-            out[i, 4] = np.sqrt(nearest) * unit
+            nearest, lag = _nearest(squared, filled, position)
+            where = (position - lag) % RING_LENGTH
+            out[i, 4] = np.sqrt(np.float32(nearest)) * unit
             if nearest == 0:
                 out[i, :4] = np.nan
             else:
@@ -132,9 +132,9 @@ def _score(
                 last_lag[slot] = lag
                 if out[i, 4] > MIDPOINT_DISTANCE:
                     for j in range(RING_SIZE):  # the point opposite to the nearest
-                        point[j] = np.float32(2) * point[j] - np.float32(ring[slot, j, where])
+                        point[j] = 2 * point[j] - ring[slot, j, where]
                     _distances(point, ring[slot], filled, squared)
-                    out[i, 3] = squared[:filled].min() < MIDPOINT_RATIO**2 * nearest
+                    out[i, 3] = _least(squared, filled) < MIDPOINT_RATIO**2 * nearest
             _learn_step(code[i], ring[slot], (position - 1) % RING_LENGTH, count, slot, step_mean, unit)
         ring[slot, :, position] = code[i]
         ring_class[slot, position] = label[i]
@@ -143,28 +143,39 @@ def _score(
 
 @njit(cache=True, nogil=True)
 def _distances(point: Array, ring: Array, filled: int, out: Array) -> None:
-    """Write the squared distances of a point to the remembered codes: whole numbers, exact in float32.
+    """Write the squared distances of a point to the remembered codes, int32.
 
-    One coordinate after the other over all codes, which the compiler turns into vector instructions.
+    Four coordinates after the other over all codes, which the compiler turns into vector instructions.
     """
     out[:filled] = 0
-    for j in range(RING_SIZE):
-        coordinate = point[j]
+    for j in range(0, RING_SIZE, 4):
+        p0, p1, p2, p3 = point[j], point[j + 1], point[j + 2], point[j + 3]
+        r0, r1, r2, r3 = ring[j], ring[j + 1], ring[j + 2], ring[j + 3]
         for place in range(filled):
-            difference = coordinate - np.float32(ring[j, place])
-            out[place] += difference * difference
+            d0, d1 = np.int32(p0 - r0[place]), np.int32(p1 - r1[place])
+            d2, d3 = np.int32(p2 - r2[place]), np.int32(p3 - r3[place])
+            out[place] += np.int32(d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3)
+
+
+@njit(cache=True, nogil=True)
+def _least(values: Array, count: int) -> Any:
+    """Return the smallest of the first values, int32."""
+    least = np.int32(2**31 - 1)
+    for place in range(count):
+        least = min(least, values[place])
+    return least
 
 
 @njit(cache=True, nogil=True)
 def _nearest(squared: Array, filled: int, position: int) -> tuple[int, int]:
-    """Find the nearest code's place and lag; of equally near ones the latest."""
-    where, least, lag = 0, np.float32(np.inf), RING_LENGTH
+    """Return the nearest code's squared distance and its lag; of equally near ones the latest.
+
+    The lag, less one, takes the last eight bits of a number whose first bits are the distance.
+    """
     for place in range(filled):
-        if squared[place] <= least:
-            back = (position - place + RING_LENGTH - 1) % RING_LENGTH + 1
-            if squared[place] < least or back < lag:
-                where, least, lag = place, squared[place], back
-    return where, lag
+        squared[place] = np.int32(squared[place] * RING_LENGTH + ((position - 1 - place) % RING_LENGTH))
+    best = int(_least(squared, filled))
+    return best // RING_LENGTH, best % RING_LENGTH + 1
 
 
 @njit(cache=True, nogil=True)

@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 
 from detectors.batch import SKETCH_SIZE
+from detectors.lanes import LANES, load_lanes, project
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from detectors.base import Array, Fields, Slabs
     from detectors.batch import EventBatch
     from detectors.reference import EventReference
-
-_LANES = 64
 
 
 class OutOfDistribution:
@@ -84,34 +83,15 @@ def class_rows(predicted: NDArray[np.int32], classes: NDArray[np.int64]) -> NDAr
 
 @njit(cache=True, nogil=True)
 def _mahalanobis(sketch: Array, row: Array, centres: Array, whitening: Array, out: Array) -> None:
-    """Write |(sketch - centre) W| of each row, for W lower triangular.
-
-    Rows stand side by side, `_LANES` at a time, so that one vector instruction serves many of them and a
-    row's result does not depend on its neighbours. A matrix product of a BLAS would: it rounds otherwise for
-    other numbers of rows. Four terms are added at once, the first of them zero above the diagonal.
-    """
-    apart = np.zeros((SKETCH_SIZE, _LANES), np.float32)
-    whitened, total = np.empty(_LANES, np.float32), np.empty(_LANES, np.float32)
-    for start in range(0, len(sketch), _LANES):
-        count = min(_LANES, len(sketch) - start)
-        for i in range(count):
-            centre = row[start + i]
-            for j in range(SKETCH_SIZE):
-                apart[j, i] = sketch[start + i, j] - centres[centre, j]
+    """Write |(sketch - centre) W| of each row, for W lower triangular."""
+    apart = np.zeros((SKETCH_SIZE, LANES), np.float32)
+    whitened, total = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    for start in range(0, len(sketch), LANES):
+        load_lanes(sketch, row, centres, start, apart)
         total[:] = 0
         for k in range(SKETCH_SIZE):
-            whitened[:] = 0
-            for j in range(k - k % 4, SKETCH_SIZE, 4):
-                w0, w1, w2, w3 = (
-                    whitening[j, k],
-                    whitening[j + 1, k],
-                    whitening[j + 2, k],
-                    whitening[j + 3, k],
-                )
-                a0, a1, a2, a3 = apart[j], apart[j + 1], apart[j + 2], apart[j + 3]
-                for i in range(_LANES):
-                    whitened[i] = whitened[i] + a0[i] * w0 + a1[i] * w1 + a2[i] * w2 + a3[i] * w3
-            for i in range(_LANES):
+            project(apart, whitening, k, k - k % 4, whitened)
+            for i in range(LANES):
                 total[i] += whitened[i] * whitened[i]
-        for i in range(count):
+        for i in range(min(LANES, len(sketch) - start)):
             out[start + i] = np.sqrt(total[i])
