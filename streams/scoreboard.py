@@ -72,11 +72,7 @@ def _share(share: BenignShare) -> Text:
 
 
 def _attacks(report: Report) -> Table:
-    table = _table(
-        "Attacks", "victim", "attack", "keys", "queries", *BUDGETS, "campaign", "families at 1 %", left=2
-    )
-    for column in table.columns[:-1]:
-        column.no_wrap = True
+    table = _table("Attacks", "victim", "attack", "keys", "queries", *BUDGETS, "families at 1 %", left=2)
     table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
     outcomes: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in report.traces:
