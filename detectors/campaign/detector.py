@@ -54,6 +54,9 @@ LOOK_EVENTS_PER_KEY = 3
 """Events between looks: so many, or so many a key summarised if that is more."""
 LOOK_MS = 60_000
 """Least time between looks, so that a busy model is not looked at all the time."""
+MOST_WAIT_EVENTS = 4096
+"""A look that came too early waits as many events again as have passed since the last, up to this many:
+batches end at looks, and small batches are slow."""
 PERIOD_LOOKS = 4
 """Looks after which all groups are dissolved and linked anew, so that keys that came later find theirs."""
 STRANGER_LOG_RATIO = 1.0
@@ -70,6 +73,7 @@ STATE_COUNTERS = (
     "tested",
     "tested_before",
     "looked_ms",
+    "looked_events",
 )
 
 
@@ -131,8 +135,10 @@ class CampaignDetector:
         self._counters["next_look"] = self._counters["events"] + gap
         now_ms = int(batch.time_ms[-1])
         if reference is None or 0 <= now_ms - self._counters["looked_ms"] < LOOK_MS:
+            waited = self._counters["events"] - self._counters["looked_events"]
+            self._counters["next_look"] += max(min(waited, MOST_WAIT_EVENTS) - gap, 0)
             return []
-        self._counters["looked_ms"] = now_ms
+        self._counters["looked_ms"], self._counters["looked_events"] = now_ms, self._counters["events"]
         self._counters["looks"] += 1
         self._begin_week(now_ms // WEEK_MS)
         return self._look(slabs, reference, len(batch) - 1)

@@ -218,7 +218,7 @@ def test_linked_keys_are_counted_alone_and_among_customers(traces: list[KeyTrace
     (false,) = [f for f in Findings(customers, [campaign]).false_campaigns() if f.budget == "1 %"]
     assert (false.keys, false.alarms) == (len(customers), 1)
     assert {(file.kind == "split") == (file.among_customers is not None) for file in report.files} == {True}
-    # These customers ask for the same things in equal volumes: no attack, and counted as what it is, a false alarm.
+    # These customers ask for the same things in equal volumes: no attack, and counted as a false alarm.
     assert [count.alarms > 0 for count in report.false_campaigns] == [True] * 3
 
 
