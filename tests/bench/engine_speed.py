@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,21 +23,23 @@ from detectors.calibration import fit_reference
 from detectors.engine import _COLD_ROW, FIELDS, Engine, EngineSettings
 from detectors.slabs import slot_bytes
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from detectors.batch import EventBatch
+    from detectors.reference import ModelReference
+
 ROWS = 4096
+BATCHES, WARM_UP = 160, 40
 
 
-def main() -> None:
-    """Print the figures."""
-    keys = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+def make_batches(keys: int, count: int) -> Iterator[EventBatch]:
+    """Draw batches of `ROWS` events; a few keys send most of them, and many of them one."""
     rng = np.random.default_rng(0)
-    engine = Engine(
-        EngineSettings(hot_keys=keys), {MODEL: fit_reference(MODEL, [honest(n) for n in range(80)])}
-    )
-    spent_us = []
-    for number in range(160):
+    for number in range(count):
         key = np.minimum(rng.zipf(1.2, ROWS), keys).astype(np.uint64)
         inputs = rng.standard_normal((ROWS, 32)).astype(np.float32)
-        batch = build_batch(
+        yield build_batch(
             key=np.stack([key, key], axis=1),
             time_ms=np.arange(ROWS, dtype=np.int64) + 1000 * number,
             model=np.zeros(ROWS, np.int32),
@@ -48,10 +51,28 @@ def main() -> None:
             predicted_class=(inputs[:, 0] > 0).astype(np.int32),
             margin=rng.beta(8, 1.5, ROWS).astype(np.float32),
         )
+
+
+def reference() -> ModelReference:
+    """Learn from 80 honest keys."""
+    return fit_reference(MODEL, [honest(number) for number in range(80)])
+
+
+def measure(keys: int, batches: int = BATCHES) -> tuple[float, Engine]:
+    """Return the median CPU time of an event in us, after a warm-up, and the engine."""
+    engine = Engine(EngineSettings(hot_keys=keys), {MODEL: reference()})
+    spent_us = []
+    for batch in make_batches(keys, batches):
         start_ns = time.process_time_ns()
         engine.process(batch)
         spent_us.append((time.process_time_ns() - start_ns) / 1000 / ROWS)
-    print(f"{np.median(spent_us[40:]):.2f} us of CPU an event, {engine.key_count:,} keys seen")
+    return float(np.median(spent_us[WARM_UP:])), engine
+
+
+def main() -> None:
+    """Print the figures."""
+    spent_us, engine = measure(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)
+    print(f"{spent_us:.2f} us of CPU an event, {engine.key_count:,} keys seen")
     print(f"{slot_bytes(FIELDS):,} B a hot key, {_COLD_ROW.itemsize} B a cold one (its index apart)")
 
 
