@@ -16,6 +16,7 @@ from numba import njit
 from detectors.alert import LEVELS
 from detectors.arrays import ArrayFormatError, named, pack_arrays, unpack_arrays
 from detectors.batch import format_key_reference, parse_key_reference
+from detectors.budgetalert import make_budget_alert
 from detectors.coldstore import ColdStore
 from detectors.explain import make_alert
 from detectors.keytable import NO_SLOT, KeyTable, pack_entities, unpack_entity
@@ -42,7 +43,6 @@ STATE_VERSION = 1
 
 _HEADER: Fields = {
     "count": ("u4", ()),
-    "first_ms": ("i8", ()),
     "first_offset": ("i8", ()),
 }
 FIELDS: Fields = {**_HEADER, **WATCH_FIELDS}
@@ -51,6 +51,7 @@ FIELDS: Fields = {**_HEADER, **WATCH_FIELDS}
 _COLD_NAMES = (
     *("count", "first_ms", "first_offset", "level", "promoted"),
     *("surprise_peak", "z_peak", "mean", "mass"),
+    *("cells", "cell_count", "label_count", "fresh", "held", "told"),
 )
 _COLD_ROW = np.dtype([(name, *FIELDS[name]) for name in _COLD_NAMES])
 """What stays of a key that lost its slot: levels and running means, so that slow-and-low survives."""
@@ -79,6 +80,8 @@ class KeySummary(msgspec.Struct, frozen=True, kw_only=True):
     last_time_ms: int
     level: str | None
     key_p_value: float
+    held_queries: float
+    """Of the queries that a copy of the model needs (`detectors.budget`)."""
     features: dict[str, float]
 
 
@@ -251,6 +254,12 @@ class Engine:
                 first = int(self._slabs["first_offset"][slots[reached.row]])
                 alert = make_alert(reached, part, watch.current, int(number[reached.row]), first)
                 alerts.append((int(place.rows[start + reached.row]), alert))
+            for crossed in [] if watched is None else watched.crossed:
+                if not self._is_forgiven(part, crossed.row):
+                    first = int(self._slabs["first_offset"][slots[crossed.row]])
+                    queries, version = int(number[crossed.row]), watch.current.version
+                    alert = make_budget_alert(crossed, part, queries, first, version)
+                    alerts.append((int(place.rows[start + crossed.row]), alert))
             if isinstance(watch, Learner) and not watch.until_next_fit:
                 watch.fit(self._slabs, self._members(place.model))
             start = stop
@@ -299,7 +308,7 @@ class Engine:
     def _reset_level(self, key: str, model: str | None) -> None:
         for slot in self._slots_of(key):
             if model in {None, self._models[unpack_entity(self._table.entities[slot])[3]]}:
-                self._slabs["level"][slot] = 0
+                self._slabs["level"][slot] = self._slabs["told"][slot] = 0
 
     def _slots_of(self, key: str) -> list[int]:
         epoch, high, low = parse_key_reference(key)
@@ -329,6 +338,7 @@ class Engine:
             last_time_ms=int(self._table.last_ms[slot]),
             level=LEVELS[level - 1] if level else None,
             key_p_value=exp(-float(self._slabs["surprise_peak"][slot])),
+            held_queries=float(self._slabs["held"][slot]),
             features={s.name: float(mean) for s, mean in zip(STATISTICS, means, strict=True)},
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from detectors.signals.boundary import Boundary
+from detectors.signals.coverage import Coverage
 from detectors.signals.near_duplicate import NearDuplicate
 from detectors.signals.out_of_distribution import OutOfDistribution
 from detectors.signals.rate import Rate
@@ -17,7 +18,8 @@ ALL_SIGNALS: dict[str, type[Signal]] = {
     "near_duplicate": NearDuplicate,
     "boundary": Boundary,
     "rate": Rate,
+    "coverage": Coverage,
 }
 """Every signal by name; each is made from the `EventReference` of a model."""
 
-__all__ = ["ALL_SIGNALS", "Boundary", "NearDuplicate", "OutOfDistribution", "Rate"]
+__all__ = ["ALL_SIGNALS", "Boundary", "Coverage", "NearDuplicate", "OutOfDistribution", "Rate"]
