@@ -19,18 +19,31 @@ Where fewer benign keys are known than a budget speaks of, it is read in a fitte
 
 LEVELS: tuple[Level, ...] = ("notice", "warning", "critical")
 
-Family = Literal["out_of_distribution", "near_duplicate", "boundary", "rate", "river", "budget"]
+Family = Literal[
+    "out_of_distribution",
+    "near_duplicate",
+    "boundary",
+    "rate",
+    "distribution",
+    "parameters",
+    "river",
+    "campaign",
+    "budget",
+]
 
 FAMILY_TECHNIQUES: dict[str, tuple[str, ...]] = {
     "out_of_distribution": ("AML.T0024.002", "AML.T0040"),
     "near_duplicate": ("AML.T0024.002", "AML.T0005.001"),
     "boundary": ("AML.T0024.002", "AML.T0042"),
     "rate": ("AML.T0034.000",),
+    "distribution": ("AML.T0024.002", "AML.T0005.001"),
+    "parameters": ("AML.T0024.002", "AML.T0040"),
     "river": ("AML.T0024.002",),
     "budget": ("AML.T0024.002",),
+    "campaign": ("AML.T0024.002", "AML.T0021"),
 }
 """MITRE ATLAS v5.6.1 technique ids by family (Extract AI Model, Inference API Access, Train Proxy via
-Replication, Verify Attack, Excessive Queries)."""
+Replication, Verify Attack, Excessive Queries, Establish Accounts)."""
 
 
 class Feature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,6 +137,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The finding in one plain sentence."""
     extraction: Extraction | None = None
     """What the key holds of the model; absent where nothing is known of that."""
+    members: tuple[str, ...] = ()
+    """All keys of a campaign; `key` is the busiest of them. Empty for a finding about a key."""
 
 
 def is_budget_alert(alert: Alert) -> bool:

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from detectors.budget import SPREAD_COLUMNS, Budget, fit_extraction
+from detectors.familiar import learn_points
 from detectors.keylevel import standardise, tail
 from detectors.reference import EventReference, ExtractionReference, KeyReference, ModelReference
 from detectors.secondopinion import fit_river
+from detectors.signals.familiarity import FAMILIAR_RATIO
 from detectors.signals.out_of_distribution import class_rows, distances
 from detectors.slabs import make_slabs
-from detectors.statistics import HORIZONS, VALUE_OF
+from detectors.statistics import GROUP_OF, GROUP_SHARES, HORIZONS, VALUE_OF
 from detectors.tails import fit_tail
-from detectors.track import TRACK_FIELDS, Track
+from detectors.track import MEAN_FIELDS, TRACK_FIELDS, Track
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,11 +87,17 @@ def fit_reference(model: str, batches: Sequence[EventBatch]) -> ModelReference:
         raise ValueError(f"model {model}: {len(batches)} keys are too few to learn from; two are the least")
     samples = [sample_rows(batch, spread_rows(len(batch))) for batch in batches]
     peaks = np.empty((len(batches), len(VALUE_OF)), np.float32)
+    honest = make_slabs(MEAN_FIELDS, len(batches))
     for held_out in _folds(len(batches)):
-        _, spread, paths = _follow(samples, batches, ~held_out)
+        _, slabs, paths = _follow(samples, batches, ~held_out)
+        spread = fit_spread({name: slab[~held_out] for name, slab in slabs.items()})
         peaks[held_out] = [z_values(paths[k], spread).max(axis=0) for k in np.flatnonzero(held_out)]
-    event, spread, paths = _follow(samples, batches, np.ones(len(batches), bool))
-    key = make_key_reference(spread, fit_tails(peaks), len(batches))
+        for name, slab in honest.items():
+            slab[held_out] = slabs[name][held_out]
+    event, slabs, paths = _follow(samples, batches, np.ones(len(batches), bool))
+    told = fit_spread(honest)  # of keys the reference does not know: what a person is told to expect
+    spread = fit_spread(slabs)._replace(median=told.median, high=told.high)
+    key = make_key_reference(spread, fit_tails(peaks, GROUP_OF), len(batches))
     river = fit_river([path.features for path in paths])
     return ModelReference(model, event, key, river, _fit_extraction(event, join_samples(samples), paths))
 
@@ -111,13 +119,25 @@ def _folds(count: int) -> list[NDArray[np.bool_]]:
 
 def _follow(
     samples: Sequence[Sample], batches: Sequence[EventBatch], chosen: NDArray[np.bool_]
-) -> tuple[EventReference, Spread, list[Progress]]:
-    """Learn events and spread from the chosen keys, and follow every key with them."""
-    event = fit_events(join_samples([s for s, taken in zip(samples, chosen, strict=True) if taken]))
+) -> tuple[EventReference, Slabs, list[Progress]]:
+    """Learn events from the chosen keys, and follow every key with them."""
+    event = fit_key_events([s for s, taken in zip(samples, chosen, strict=True) if taken])
     track = Track(event)
     slabs = make_slabs(TRACK_FIELDS, len(batches))
     paths = [track.advance(batch, np.full(len(batch), k), slabs) for k, batch in enumerate(batches)]
-    return event, fit_spread({name: slab[chosen] for name, slab in slabs.items()}), paths
+    return event, slabs, paths
+
+
+def fit_key_events(samples: Sequence[Sample]) -> EventReference:
+    """Learn where benign events lie, one sample a key, and remember inputs to be familiar with."""
+    event = fit_events(join_samples(samples))
+    points, start, distance = learn_points(
+        [s.input_sketch for s in samples],
+        [class_rows(s.predicted_class, event.classes) for s in samples],
+        len(event.classes) + 1,
+        FAMILIAR_RATIO,
+    )
+    return replace(event, familiar_points=points, familiar_start=start, familiar_distance=distance)
 
 
 def sample_rows(batch: EventBatch, rows: NDArray[np.int64]) -> Sample:
@@ -175,6 +195,9 @@ def fit_events(sample: Sample, trim_ratio: float = TRIM_RATIO) -> EventReference
         embedding_table=blank,
         overall_table=blank,
         hardness_table=_table(1 - sample.margin),
+        familiar_points=np.empty((inputs.shape[1], 0), np.float32),
+        familiar_start=np.zeros(len(classes) + 2, np.int64),
+        familiar_distance=blank,
     )
     tables = [_table(column) for column in distances(draft, inputs, embeddings, sample.predicted_class)]
     return replace(draft, distance_table=tables[0], embedding_table=tables[1], overall_table=tables[2])
@@ -212,21 +235,36 @@ def z_values(path: Progress, spread: Spread) -> NDArray[np.float32]:
     return z
 
 
-def fit_tails(peaks: NDArray[np.float32], contamination_ratio: float = 0.0) -> Tails:
-    """Learn the lifetime tails from the keys' peaks (K, S): one row a statistic, one for their largest.
+def fit_tails(
+    peaks: NDArray[np.float32], group_of: NDArray[np.int64] | None = None, contamination_ratio: float = 0.0
+) -> Tails:
+    """Learn the lifetime tails from the keys' peaks (K, S): a row a statistic, then a row a group.
 
-    With a contamination ratio the largest of them count as censored, since they may be attackers.
+    `group_of` (S,) numbers each statistic's group; one group if not given. With a contamination ratio the
+    largest keys count as censored, since they may be attackers.
     """
+    groups = np.zeros(peaks.shape[1], np.int64) if group_of is None else group_of
     censored = int(np.ceil(contamination_ratio * len(peaks)))
     rows = [fit_tail(column, censored=censored, empirical_top=False) for column in peaks.T]
-    largest = np.empty(len(peaks), np.float32)
-    for held_out in _folds(len(peaks)):
-        others = [fit_tail(column, censored=censored, empirical_top=False) for column in peaks[~held_out].T]
-        for k in np.flatnonzero(held_out):
-            largest[k] = max(tail(z, *row) for z, row in zip(peaks[k], others, strict=True))
-    rows.append(fit_tail(largest, censored=censored, empirical_top=not censored))
+    by_statistic = _held_out_surprises(peaks, censored)
+    members = [groups == group for group in range(groups.max() + 1)]
+    alive = [share for share, own in zip(GROUP_SHARES, members, strict=False) if (peaks[:, own] > 0).any()]
+    for share, own in zip(GROUP_SHARES, members, strict=False):
+        row = fit_tail(by_statistic[:, own].max(axis=1), censored=censored, empirical_top=not censored)
+        penalty = -np.log(min(share / sum(alive), 1)) if alive else 0.0
+        rows.append((row[0], np.maximum(row[1] - penalty, 0).astype(np.float32), row[2]))
     knots, surprise, slope = zip(*rows, strict=True)
     return Tails(np.array(knots, np.float32), np.array(surprise, np.float32), np.array(slope, np.float32))
+
+
+def _held_out_surprises(values: NDArray[np.float32], censored: int) -> NDArray[np.float32]:
+    """Read each key's values (K, n) in the tails of the other folds' keys."""
+    out = np.empty_like(values)
+    for held_out in _folds(len(values)):
+        tails = [fit_tail(column, censored=censored, empirical_top=False) for column in values[~held_out].T]
+        for k in np.flatnonzero(held_out):
+            out[k] = [tail(value, *row) for value, row in zip(values[k], tails, strict=True)]
+    return out
 
 
 def make_key_reference(spread: Spread, tails: Tails, key_count: int) -> KeyReference:

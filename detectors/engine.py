@@ -17,6 +17,7 @@ from detectors.alert import LEVELS
 from detectors.arrays import ArrayFormatError, named, pack_arrays, unpack_arrays
 from detectors.batch import format_key_reference, parse_key_reference
 from detectors.budgetalert import make_budget_alert
+from detectors.campaign import CampaignDetector, make_campaign_alert, owner_ids
 from detectors.coldstore import ColdStore
 from detectors.explain import make_alert
 from detectors.keytable import NO_SLOT, KeyTable, pack_entities, unpack_entity
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from detectors.reference import ModelReference
     from detectors.watch import Reached, Watched
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 _HEADER: Fields = {
     "count": ("u4", ()),
@@ -68,6 +69,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Cold summaries kept per engine."""
     promoted_keys: int = 256
     """Suspect keys that River's detectors look at too, per engine; about 5 kB each."""
+    campaign_keys: int = 16_384
+    """Keys summarised per model to find campaigns among them; about 300 B each."""
 
 
 class KeySummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +111,7 @@ class Engine:
     def _clear(self) -> None:
         self._models: list[str] = []
         self._watches: list[Watch | Learner] = []
+        self._campaigns: list[CampaignDetector] = []
         self._table = KeyTable(self._settings.hot_keys)
         self._cold = ColdStore(self._settings.cold_keys, _COLD_ROW)
         self._slabs = make_slabs(FIELDS)
@@ -180,10 +184,15 @@ class Engine:
             if isinstance(watch, Learner):
                 learned, learners[model] = watch.dump()
                 arrays |= {f"learner.{model}.{name}": array for name, array in learned.items()}
+        campaigns: dict[str, dict[str, int]] = {}
+        for model, detector in zip(self._models, self._campaigns, strict=True):
+            linked, campaigns[model] = detector.dump()
+            arrays |= {f"campaign.{model}.{name}": array for name, array in linked.items()}
         meta = {
             "statistics": STATISTIC_NAMES,
             "models": self._models,
             "learners": learners,
+            "campaigns": campaigns,
             "forgiven": sorted(self._forgiven, key=str),
         }
         return pack_arrays("engine", STATE_VERSION, arrays, meta)
@@ -212,6 +221,7 @@ class Engine:
                 watch = self._watches[-1]
                 if isinstance(watch, Learner) and model in meta["learners"]:
                     watch.restore(named(arrays, f"learner.{model}"), meta["learners"][model])
+                self._campaigns[-1].restore(named(arrays, f"campaign.{model}"), meta["campaigns"][model])
             self._second.restore(named(arrays, "river"))
             self._forgiven = {(str(key), model) for key, model in meta["forgiven"]}
         except (ArrayFormatError, ValueError, KeyError, TypeError) as error:
@@ -239,12 +249,13 @@ class Engine:
         return [alert for _, alert in alerts]
 
     def _watch_model(self, place: _Rows, batch: EventBatch) -> list[tuple[int, Alert]]:
-        """Watch the rows of one model, in pieces that end where its learner learns something."""
-        watch = self._watches[place.model]
+        """Watch the rows of one model, in pieces that end where it learns or looks for campaigns."""
+        watch, campaigns = self._watches[place.model], self._campaigns[place.model]
         alerts = []
+        owners = owner_ids(batch)
         start = 0
         while start < len(batch):
-            stop = len(batch)
+            stop = min(len(batch), start + campaigns.until_next_look)
             if isinstance(watch, Learner):
                 stop = min(stop, start + watch.until_next_fit)
             cut = slice(start, stop)
@@ -255,11 +266,13 @@ class Engine:
                 alert = make_alert(reached, part, watch.current, int(number[reached.row]), first)
                 alerts.append((int(place.rows[start + reached.row]), alert))
             for crossed in [] if watched is None else watched.crossed:
-                if not self._is_forgiven(part, crossed.row):
+                if not self._is_forgiven(*_named(part, crossed.row)):
                     first = int(self._slabs["first_offset"][slots[crossed.row]])
                     queries, version = int(number[crossed.row]), watch.current.version
                     alert = make_budget_alert(crossed, part, queries, first, version)
                     alerts.append((int(place.rows[start + crossed.row]), alert))
+            found = self._find_campaigns(place.model, part, slots, owners[cut])
+            alerts += [(int(place.rows[stop - 1]), alert) for alert in found]
             if isinstance(watch, Learner) and not watch.until_next_fit:
                 watch.fit(self._slabs, self._members(place.model))
             start = stop
@@ -275,20 +288,43 @@ class Engine:
         return [
             reached._replace(river=float(river[reached.row]))
             for reached in watched.reached
-            if not self._is_forgiven(batch, reached.row)
+            if not self._is_forgiven(*_named(batch, reached.row))
         ]
+
+    def _find_campaigns(
+        self, model: int, batch: EventBatch, slots: NDArray[np.int64], owners: NDArray[np.int32]
+    ) -> list[Alert]:
+        """Look for keys that are one attacker, leaving out the forgiven ones."""
+        watch = self._watches[model]
+        current = watch.watch if isinstance(watch, Learner) else watch
+        reference = None if current is None else current.reference
+        alerts = []
+        for finding in self._campaigns[model].process(batch, slots, owners, self._slabs, reference):
+            members = [self._key_of(slot) for slot in finding.slots.tolist()]
+            blamed = [not self._is_forgiven(key, self._models[model]) for key in members]
+            if sum(blamed) > len(blamed) / 2 and current is not None:
+                first = int(self._slabs["first_offset"][finding.slots].min())
+                alerts.append(make_campaign_alert(finding, members, batch, current.version, first))
+        return alerts
+
+    def _key_of(self, slot: int) -> str:
+        high, low, epoch, _ = unpack_entity(self._table.entities[slot])
+        return format_key_reference(epoch, high, low)
 
     def _add_model(self, model: str) -> None:
         number = len(self._models)
         self._models.append(model)
         reference = self._references.get(model)
         self._watches.append(Learner(model) if reference is None else Watch(reference))
+        self._campaigns.append(CampaignDetector(self._settings.campaign_keys))
         if reference is not None and reference.river is not None:
             self._second.add_model(number, reference.river)
 
     def _move(self, found: Lookup, batch: EventBatch) -> None:
         """Cool the keys that lose their slots, and warm or clear those that get one."""
         self._second.drop(found.evicted)
+        for campaigns in self._campaigns:
+            campaigns.forget(found.evicted)
         evicted = np.zeros(len(found.evicted), _COLD_ROW)
         for name in _COLD_NAMES:
             evicted[name] = self._slabs[name][found.evicted]
@@ -320,18 +356,15 @@ class Engine:
         )
         return [int(slot) for slot in self._table.find(entities) if slot != NO_SLOT]
 
-    def _is_forgiven(self, batch: EventBatch, row: int) -> bool:
-        if not self._forgiven:
-            return False
-        key = format_key_reference(batch.key_epoch[row], *batch.key[row])
-        return (key, None) in self._forgiven or (key, batch.models[batch.model[row]]) in self._forgiven
+    def _is_forgiven(self, key: str, model: str) -> bool:
+        return (key, None) in self._forgiven or (key, model) in self._forgiven
 
     def _summary(self, slot: int) -> KeySummary:
-        high, low, epoch, model = unpack_entity(self._table.entities[slot])
+        model = unpack_entity(self._table.entities[slot])[3]
         level = int(self._slabs["level"][slot])
         means = self._slabs["mean"][slot]
         return KeySummary(
-            key=format_key_reference(epoch, high, low),
+            key=self._key_of(slot),
             model=self._models[model],
             query_count=int(self._slabs["count"][slot]),
             first_time_ms=int(self._slabs["first_ms"][slot]),
@@ -350,6 +383,11 @@ class _Rows(NamedTuple):
     rows: NDArray[np.int64]
     slots: NDArray[np.int64]
     number: NDArray[np.int64]
+
+
+def _named(batch: EventBatch, row: int) -> tuple[str, str]:
+    """Return the key reference and the model of a row."""
+    return format_key_reference(batch.key_epoch[row], *batch.key[row]), batch.models[batch.model[row]]
 
 
 @njit(cache=True, nogil=True)

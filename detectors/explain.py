@@ -23,7 +23,12 @@ CODE_VERSION = "0.1.0"
 
 TOP_FEATURES = 4
 _RATIOS = ("label_flip", "near_copy", "echo", "midpoint")
-_UNITS = {**dict.fromkeys(_RATIOS, "ratio"), "rate": "log10 queries/h"}
+_UNITS = {
+    **dict.fromkeys(_RATIOS, "ratio"),
+    "rate": "log10 queries/h",
+    "unfamiliar": "-ln share",
+    "logit_sweep": "log10 evidence",
+}
 
 
 def make_alert(
@@ -155,6 +160,11 @@ def _claim(s: int, reached: Reached, key_reference: KeyReference, query_count: i
             numbers = f"{observed:.0%} {last}, {expected:.0%} for a typical key"
         case "rate":
             numbers = f"{10**observed:,.0f} in the last hour, {10**expected:,.0f} for a typical key"
+        case "unfamiliar":
+            share, typical = exp(-observed), exp(-expected)
+            numbers = f"{share:.1%} of its new ones are near others', {typical:.0%} for a typical key"
+        case "logit_sweep":
+            numbers = f"evidence of {10**observed:,.0f} times what one in 100,000 honest requests brings"
         case "strange" | "hard":
             numbers = f"as rare as 1 benign one in {10**observed:,.0f}; a typical key: {10**expected:,.0f}"
         case _:

@@ -56,24 +56,31 @@ def tail(z: float, knots: Array, surprise: Array, slope: float) -> float:
 
 @njit(cache=True, nogil=True)
 def surprises(
-    z: Array, family_of: Array, knots: Array, table: Array, slope: Array,
+    z: Array, family_of: Array, group_of: Array, knots: Array, table: Array, slope: Array,
     by_statistic: Array, by_family: Array, overall: Array,
 ) -> None:  # fmt: skip
     """Turn z-values (n, S) into surprises per statistic (n, S), per family (n, F) and overall (n,).
 
-    A family's is the largest of its statistics'; the overall one reads the largest surprise in its own
-    lifetime tail (last row of the tables), so that many statistics do not mean many alarms.
+    A family's is the largest of its statistics'. A group's largest is read in the group's own lifetime tail
+    (rows after the statistics), so that many statistics do not mean many alarms; the overall one is the
+    largest over groups, whose tables already stand for their shares of the budget.
     """
     statistics = z.shape[1]
+    groups = len(knots) - statistics
+    largest = np.empty(groups)
     for i in range(len(z)):
-        largest = 0.0
+        largest[:] = 0.0
         by_family[i, :] = 0.0
         for s in range(statistics):
             value = tail(z[i, s], knots[s], table[s], slope[s])
             by_statistic[i, s] = value
             by_family[i, family_of[s]] = max(by_family[i, family_of[s]], value)
-            largest = max(largest, value)
-        overall[i] = tail(largest, knots[statistics], table[statistics], slope[statistics])
+            largest[group_of[s]] = max(largest[group_of[s]], value)
+        overall[i] = 0.0
+        for g in range(groups):
+            row = statistics + g
+            surprise = tail(largest[g], knots[row], table[row], slope[row])
+            overall[i] = max(overall[i], surprise)
 
 
 @njit(cache=True, nogil=True)

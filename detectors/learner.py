@@ -29,6 +29,7 @@ from detectors.calibration import (
 from detectors.keylevel import note_peaks
 from detectors.reference import EventReference, ExtractionReference, KeyReference, ModelReference, as_arrays
 from detectors.signals.coverage import label_nats
+from detectors.statistics import GROUP_OF
 from detectors.track import MEAN_FIELDS, Track
 from detectors.watch import Watch
 
@@ -120,7 +121,7 @@ class Learner:
         mine = {name: slabs[name][members] for name in names}
         if self.spread is not None:
             self.spread = fit_spread(mine, CONTAMINATION_RATIO)
-            tails = fit_tails(mine["z_peak"], CONTAMINATION_RATIO)
+            tails = fit_tails(mine["z_peak"], GROUP_OF, CONTAMINATION_RATIO)
             self.extraction = self._fit_extraction(mine)
             self._watch(make_key_reference(self.spread, tails, len(members)))
         elif self.event is not None:

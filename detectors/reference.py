@@ -41,6 +41,13 @@ class EventReference:
     ring_centre : float32 (32,)
         What the remembered sketches are quantised around. It and `pair_distance` never change while keys
         remember sketches: a repeat must stay one.
+    familiar_points : float32 (32, P)
+        Input sketches of benign keys, one a column, by class (`detectors.familiar`); none if keys were not
+        told apart.
+    familiar_start : int64 (C + 2,)
+        Where each class's points begin, then those of all other classes, then P.
+    familiar_distance : float32 (1,)
+        An input so close to a point of its class is familiar.
     distance_table, embedding_table, overall_table, hardness_table : float32 (up to 1024,)
         Sorted quantiles of the benign scores, for conformal p-values.
     """
@@ -57,11 +64,14 @@ class EventReference:
     embedding_table: NDArray[np.float32]
     overall_table: NDArray[np.float32]
     hardness_table: NDArray[np.float32]
+    familiar_points: NDArray[np.float32]
+    familiar_start: NDArray[np.int64]
+    familiar_distance: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class KeyReference:
-    """How benign keys differ from each other. S statistics (`detectors.statistics`), F families, K knots.
+    """How benign keys differ. S statistics (`detectors.statistics`), G groups of them, K knots.
 
     Attributes
     ----------
@@ -70,10 +80,11 @@ class KeyReference:
         a key, and the variance of a key's own mean between keys.
     median, high : float32 (S,)
         Median and 99th percentile over keys of the key's own mean: what explanations call expected.
-    tail_knots, tail_surprise : float32 (S + 1, K)
-        Per statistic, and last for the largest surprise over statistics: -ln of the share of benign keys
-        whose lifetime maximum exceeds a value, at ascending knots.
-    tail_slope : float32 (S + 1,)
+    tail_knots, tail_surprise : float32 (S + G, K)
+        Per statistic, then per group for the largest surprise in it: -ln of the share of
+        benign keys whose lifetime maximum exceeds a value, at ascending knots; a group's is divided by its
+        share of the budget.
+    tail_slope : float32 (S + G,)
         Growth of that surprise per unit beyond the last knot (exponential tail); extrapolated there.
     key_count : int64 (1,)
         Benign keys behind it.

@@ -64,6 +64,10 @@ VALUES: tuple[Value, ...] = (
     Value("midpoint", "boundary", "inputs lie halfway between two of its own", (16, 64), 0),
     # log10 of the queries in the last hour
     Value("rate", "rate", "queries come faster than those of honest keys", (1,), 0),
+    # -ln of the share of new inputs that other keys' inputs are close to
+    Value("unfamiliar", "distribution", "inputs cover what no other key asks about", (1,), 0),
+    # log10 of the e-detector of biased one-token requests
+    Value("logit_sweep", "parameters", "requests read logits: one prompt, biased, a token each", (1,), 0),
 )
 
 
@@ -79,9 +83,31 @@ STATISTICS: tuple[Statistic, ...] = tuple(
     Statistic(f"{value.name}_{horizon}", value, horizon) for value in VALUES for horizon in value.horizons
 )
 
-FAMILIES: tuple[Family, ...] = ("out_of_distribution", "boundary", "near_duplicate", "rate")
+FAMILIES: tuple[Family, ...] = (
+    "out_of_distribution",
+    "boundary",
+    "near_duplicate",
+    "rate",
+    "distribution",
+    "parameters",
+)
 """Families that statistics speak for, in the order of the columns of surprises by family."""
 
+GROUPS: tuple[tuple[Family, ...], ...] = (
+    ("out_of_distribution", "boundary", "near_duplicate", "rate"),
+    ("distribution",),
+    ("parameters",),
+)
+"""Families whose largest surprise has a lifetime tail of its own: a few honest keys that are extreme in one
+group must not hide an attack that another group sees."""
+GROUP_SHARES = (0.8, 0.18, 0.02)
+"""Part of the false-alarm budget that each group may spend (union bound). Sweeps are so far from honest
+requests that little is enough for them. A group in which no benign key scores leaves its part to the
+others."""
+
+GROUP_OF = np.array(
+    [next(g for g, group in enumerate(GROUPS) if s.value.family in group) for s in STATISTICS]
+)
 FAMILY_OF = np.array([FAMILIES.index(s.value.family) for s in STATISTICS])
 VALUE_OF = np.array([VALUES.index(s.value) for s in STATISTICS])
 HORIZONS = np.array([s.horizon for s in STATISTICS], np.float32)
@@ -131,6 +157,8 @@ def event_values(
         scores["echo"],
         scores["midpoint"],
         scores["log_rate"],
+        scores["unfamiliar"],
+        scores["logit_sweep"],
     )
     return np.stack(columns, axis=1).astype(np.float32), weight, bets
 

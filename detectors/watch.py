@@ -14,7 +14,7 @@ import numpy as np
 from detectors.budget import BUDGET_FIELDS, Budget
 from detectors.keylevel import note_peaks, raise_levels, standardise, surprises
 from detectors.secondopinion import PROMOTION_LOG10_E, PROMOTION_SURPRISE
-from detectors.statistics import FAMILIES, FAMILY_OF, HORIZONS, STATISTICS
+from detectors.statistics import FAMILIES, FAMILY_OF, GROUP_OF, HORIZONS, STATISTICS
 from detectors.track import TRACK_FIELDS, Track
 
 if TYPE_CHECKING:
@@ -145,17 +145,23 @@ class Verdict(NamedTuple):
 
 def compare(progress: Progress, key: KeyReference, slots: NDArray[np.int64], slabs: Slabs) -> Verdict:
     """Compare running means with those of benign keys, and note the keys' largest z-values."""
-    rows = len(slots)
     z = np.empty_like(progress.mean)
     level = key.mean, key.within_variance, key.between_variance
     standardise(progress.mean, progress.mass, HORIZONS, *level, z)
     note_peaks(z, slots, slabs["z_peak"])
+    return read_tails(z, key)
+
+
+def read_tails(z: NDArray[np.float32], key: KeyReference) -> Verdict:
+    """Read z-values (n, S) in the lifetime tails of benign keys."""
+    rows = len(z)
     verdict = Verdict(
         np.empty((rows, len(STATISTICS)), np.float32),
         np.empty((rows, len(FAMILIES)), np.float32),
         np.empty(rows, np.float32),
     )
-    surprises(z, FAMILY_OF, key.tail_knots, key.tail_surprise, key.tail_slope, *verdict)
+    tables = key.tail_knots, key.tail_surprise, key.tail_slope
+    surprises(z, FAMILY_OF, GROUP_OF, *tables, *verdict)
     limit = np.float32(log(EXTRAPOLATION_LIMIT * float(key.key_count[0])))
     for column in verdict:
         np.minimum(column, limit, out=column)

@@ -193,7 +193,8 @@ class Demo:
         outputs = self._pipeline.process(self._read("events"))
         for alert in outputs.alerts:
             customer = self.sandbox.customers[alert.key]
-            customer.alerts.append(alert)
+            if alert.subject == "key":
+                customer.alerts.append(alert)
             view.alert(alert, customer)
         self._sink.write("alerts", outputs.alerts)
         self._sink.write("decisions", outputs.decisions)

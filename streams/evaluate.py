@@ -23,8 +23,10 @@ from detectors.engine import Engine, EngineSettings
 from sinks.errors import ModelwardenError
 from streams.report import (
     BUDGETS,
+    AmongCustomers,
     BenignShare,
     DayCount,
+    FalseCampaigns,
     FileOutcome,
     Outcome,
     ReferenceNote,
@@ -74,12 +76,20 @@ def evaluate(
     references = calibrate(traces)
     outcomes: list[Outcome] = []
     files: list[FileOutcome] = []
-    for group in _by_source(to_run(traces)):
-        engine = Engine(settings, {group[0].victim: references[group[0].victim]})
-        found = _watch(engine, group, tick)
+    false_campaigns: list[FalseCampaigns] = []
+    groups = _by_source(to_run(traces))
+    for group in groups:
+        victim = group[0].victim
+        found = _watch(Engine(settings, {victim: references[victim]}), group, tick)
         outcomes += found.outcomes()
-        if group[0].kind != "benign":
-            files += found.file_outcomes()
+        if group[0].kind == "benign":
+            false_campaigns += found.false_campaigns()
+            continue
+        among = None
+        if group[0].kind == "split":
+            customers = [t for other in groups for t in other if t.kind == "benign" and t.victim == victim]
+            among = _watch(Engine(settings, {victim: references[victim]}), [*group, *customers], tick)
+        files += found.file_outcomes(among)
     notes = tuple(
         ReferenceNote(
             victim=victim, keys=len(keys), events=sum(map(len, keys)), version=references[victim].version
@@ -87,7 +97,9 @@ def evaluate(
         for victim, keys in _reference_keys(traces).items()
     )
     report = _report("calibrated", settings, outcomes)
-    return msgspec.structs.replace(report, files=tuple(files), references=notes)
+    return msgspec.structs.replace(
+        report, files=tuple(files), references=notes, false_campaigns=tuple(false_campaigns)
+    )
 
 
 def evaluate_live(
@@ -207,14 +219,17 @@ class Findings:
             first_budget_alert_query=None if told is None else int(self.row[told.offset]) + 1,
         )
 
-    def file_outcomes(self) -> list[FileOutcome]:
-        """Judge the file as a whole at every budget; all keys must come from one file."""
-        return [self._file_outcome(budget) for budget in BUDGETS]
+    def file_outcomes(self, among: Findings | None = None) -> list[FileOutcome]:
+        """Judge the file as a whole at every budget; all keys must come from one file.
 
-    def _file_outcome(self, budget: str) -> FileOutcome:
+        `among` is a run of the same keys together with honest ones.
+        """
+        return [self._file_outcome(budget, among) for budget in BUDGETS]
+
+    def _file_outcome(self, budget: str, among: Findings | None) -> FileOutcome:
         trace = self.traces[0]
         alarms = [alert for i in range(len(self.traces)) if (alert := self.first(i, budget)) is not None]
-        linked = [alert.offset + 1 for alert in self.campaigns if alert.level in BUDGETS[budget]]
+        linked = [alert.offset + 1 for alert in self._campaigns(budget)]
         queries = [int(self.row[alert.offset]) + 1 for alert in alarms]
         return FileOutcome(
             source=trace.source,
@@ -227,8 +242,50 @@ class Findings:
             median_alarm_query=float(np.median(queries)) if queries else None,
             first_alarm_query_in_all=min((alert.offset + 1 for alert in alarms), default=None),
             first_linked_alarm_query_in_all=min(linked, default=None),
+            keys_linked=self.most_linked(trace.source, budget)[0],
+            among_customers=None if among is None else among.linked_of(trace.source, budget),
             families=tuple(sorted({family for alert in alarms for family in alert.families})),
         )
+
+    def linked_of(self, source: str, budget: str) -> AmongCustomers:
+        """Say what campaigns hold of a file's keys, which ran among others."""
+        mine = {index for index, trace in enumerate(self.traces) if trace.source == source}
+        references = {self.traces[index].key_reference for index in mine}
+        linked = [
+            int(np.isin(self.owner[: alert.offset + 1], list(mine)).sum())
+            for alert in self._campaigns(budget)
+            if len(references.intersection(alert.members)) > len(alert.members) / 2
+        ]
+        most, strangers = self.most_linked(source, budget)
+        return AmongCustomers(
+            first_linked_alarm_query_in_all=min(linked, default=None),
+            keys_linked=most,
+            strangers_linked=strangers,
+        )
+
+    def most_linked(self, source: str, budget: str) -> tuple[int, int]:
+        """Return the most keys of a file in one campaign, and how many other keys that campaign holds."""
+        references = {trace.key_reference for trace in self.traces if trace.source == source}
+        held = [(len(references.intersection(a.members)), len(a.members)) for a in self._campaigns(budget)]
+        most, size = max(held, default=(0, 0), key=lambda pair: (pair[0], -pair[1]))
+        return most, size - most
+
+    def false_campaigns(self) -> list[FalseCampaigns]:
+        """Count the campaign alarms at every budget; all keys must be honest ones of one file."""
+        trace = self.traces[0]
+        return [
+            FalseCampaigns(
+                source=trace.source,
+                victim=trace.victim,
+                budget=budget,
+                keys=len(self.traces),
+                alarms=len(self._campaigns(budget)),
+            )
+            for budget in BUDGETS
+        ]
+
+    def _campaigns(self, budget: str) -> list[Alert]:
+        return [alert for alert in self.campaigns if alert.level in BUDGETS[budget]]
 
 
 def _watch(engine: Engine, traces: Sequence[KeyTrace], tick: Callable[[int], None] | None) -> Findings:
@@ -306,6 +363,7 @@ def _report(mode: str, settings: EngineSettings, outcomes: Sequence[Outcome]) ->
         references=(),
         benign=tuple(_benign_shares(outcomes)),
         files=(),
+        false_campaigns=(),
         days=(),
         traces=tuple(outcomes),
     )

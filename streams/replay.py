@@ -250,7 +250,8 @@ def _count(names: Iterator[str]) -> dict[str, int]:
 def _alerted_keys(collected: Collected) -> tuple[AlertedKey, ...]:
     alerts: dict[tuple[str, str], list[Alert]] = {}
     for alert in collected.alerts:
-        alerts.setdefault((alert.key, alert.model), []).append(alert)
+        if alert.subject == "key":
+            alerts.setdefault((alert.key, alert.model), []).append(alert)
     actions = {decision.alert_id: decision.action for decision in collected.decisions}
     rows = []
     for (key, model), found in alerts.items():

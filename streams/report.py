@@ -39,6 +39,17 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Query at which the key came to hold what a copy needs, at any budget; no alarm."""
 
 
+class AmongCustomers(msgspec.Struct, frozen=True, kw_only=True):
+    """Campaigns found when the keys of a split ran together with honest ones, at one budget."""
+
+    first_linked_alarm_query_in_all: int | None
+    """Queries of the file's keys up to the first campaign alarm that holds mostly them."""
+    keys_linked: int
+    """Most keys of the file in one campaign."""
+    strangers_linked: int
+    """Honest keys in that campaign."""
+
+
 class FileOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What happened to all keys of an attack file at one budget."""
 
@@ -55,6 +66,10 @@ class FileOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """Queries of all keys of the file up to the first alarm on any of them."""
     first_linked_alarm_query_in_all: int | None
     """The same for the first alarm on a campaign."""
+    keys_linked: int
+    """Most keys of the file in one campaign."""
+    among_customers: AmongCustomers | None
+    """For splits: what was linked when the file ran among the measured benign keys."""
     families: tuple[str, ...]
 
 
@@ -68,6 +83,16 @@ class BenignShare(msgspec.Struct, frozen=True, kw_only=True):
     keys: int
     alarmed: int
     share: float
+
+
+class FalseCampaigns(msgspec.Struct, frozen=True, kw_only=True):
+    """Campaign alarms among measured benign keys alone, run together, at one budget."""
+
+    source: str
+    victim: str
+    budget: str
+    keys: int
+    alarms: int
 
 
 class ReferenceNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +125,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     references: tuple[ReferenceNote, ...]
     benign: tuple[BenignShare, ...]
     files: tuple[FileOutcome, ...]
+    false_campaigns: tuple[FalseCampaigns, ...]
     days: tuple[DayCount, ...]
     traces: tuple[Outcome, ...]
 

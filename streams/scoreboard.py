@@ -31,9 +31,13 @@ def show(report: Report, console: Console) -> None:
         console.print(_live(report))
     else:
         console.print(_attacks(report))
+        if any(file.kind == "split" for file in report.files):
+            console.print(_campaigns(report))
+        alarms = sum(count.alarms for count in report.false_campaigns if count.budget == "1 %")
         console.print(
-            "Queries to the first alarm; in brackets the attack queries among them. Several keys: keys "
-            "alarmed of all, median query of those; after 'linked', queries in all to a campaign alarm. "
+            "Queries to the first alarm; in brackets the attack queries among them, for campaigns the most "
+            "keys in one. Several keys: keys alarmed of all, median query of those. "
+            f"Campaign alarms among honest keys alone: {alarms}. "
             "Held: no alarm; the query at which a key holds as much as a copy of the model needs.",
             style="dim",
         )
@@ -105,6 +109,19 @@ def _told(keys: Sequence[Outcome]) -> str:
     return str(min(told)) if told else "-"
 
 
+def _campaigns(report: Report) -> Table:
+    """Tell of every file whose keys belong together when they were linked."""
+    table = _table(
+        "Campaigns: queries in all until keys were linked", "victim", "attack", "keys", *BUDGETS, left=2
+    )
+    for source, files in _grouped(report.files):
+        if files["1 %"].kind == "split":
+            name = files["1 %"].attack or source
+            cells = [_linked(files[budget]) for budget in BUDGETS]
+            table.add_row(files["1 %"].victim, name, str(files["1 %"].keys), *cells)
+    return table
+
+
 def _grouped(files: Sequence[FileOutcome]) -> Iterator[tuple[str, dict[str, FileOutcome]]]:
     grouped: dict[str, dict[str, FileOutcome]] = defaultdict(dict)
     for file in sorted(files, key=lambda file: (file.victim, file.kind, file.source)):
@@ -114,14 +131,19 @@ def _grouped(files: Sequence[FileOutcome]) -> Iterator[tuple[str, dict[str, File
 
 def _found(file: FileOutcome, keys: Sequence[Outcome]) -> Text:
     """Write where a file's alarms stand: a query, or keys alarmed of all and their median."""
-    linked = file.first_linked_alarm_query_in_all
-    tail = "" if linked is None else f" linked {linked}"
     if file.median_alarm_query is None:
-        return (NEVER.copy() if file.kind != "cover" else Text("none", "green")).append(tail)
+        return NEVER.copy() if file.kind != "cover" else Text("none", "green")
     if file.keys == 1:
         query, attack_query = keys[0].first_alarm_query, keys[0].first_alarm_attack_query
-        return Text(f"{query} ({attack_query})" if file.kind == "mix" else f"{query}").append(tail)
-    return Text(f"{file.keys_alarmed}/{file.keys}, {file.median_alarm_query:.0f}").append(tail)
+        return Text(f"{query} ({attack_query})" if file.kind == "mix" else f"{query}")
+    return Text(f"{file.keys_alarmed}/{file.keys}, {file.median_alarm_query:.0f}")
+
+
+def _linked(file: FileOutcome) -> Text:
+    """Write after how many queries in all a campaign was told of, and the most keys in one."""
+    if file.first_linked_alarm_query_in_all is None:
+        return NEVER.copy()
+    return Text(f"{file.first_linked_alarm_query_in_all} ({file.keys_linked} keys)")
 
 
 def _days(report: Report) -> Table:

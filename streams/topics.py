@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, NewTopic
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from streams.errors import ModelwardenError
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 DEFAULT_PARTITIONS = 8
 DEFAULT_PREFIX = "modelwarden."
-_TIMEOUT_MS = 5_000
+_CONNECT_TIMEOUT_MS = 5_000
+_REQUEST_TIMEOUT_MS = 30_000
+"""Making eleven topics takes a busy broker seconds."""
 _COMPACTION_LAG_MS = "3600000"
 """A restarted worker reads its own late commands back; none may have been compacted away by then."""
 
@@ -92,11 +94,12 @@ def create_topics(
     """Make the topics that are missing, then check all. Raises TopicError."""
     with _admin(bootstrap) as admin:
         there = set(admin.list_topics())
-        missing = [spec for spec in TOPICS if prefix + spec.name not in there]
+        missing = [
+            _new_topic(s, prefix, partitions, replication) for s in TOPICS if prefix + s.name not in there
+        ]
+        created = {topic.name for topic in missing if _create(admin, topic)}
         if missing:
-            admin.create_topics([_new_topic(spec, prefix, partitions, replication) for spec in missing])
-            admin.wait_for_topics([prefix + spec.name for spec in missing])
-        created = {prefix + spec.name for spec in missing}
+            admin.wait_for_topics([topic.name for topic in missing])
         reports = _check(admin, prefix, partitions)
     return [
         msgspec.structs.replace(report, finding=f"created: {report.finding}")
@@ -104,6 +107,15 @@ def create_topics(
         else report
         for report in reports
     ]
+
+
+def _create(admin: Any, topic: Any) -> bool:
+    """Make a topic, unless somebody was quicker: what is listed lags behind what is there."""
+    try:
+        admin.create_topics([topic])
+    except TopicAlreadyExistsError:
+        return False
+    return True
 
 
 def check_topics(
@@ -169,8 +181,8 @@ def _admin(bootstrap: str) -> Iterator[Any]:
     try:
         client = KafkaAdminClient(
             bootstrap_servers=bootstrap.split(","),
-            bootstrap_timeout_ms=_TIMEOUT_MS,
-            request_timeout_ms=_TIMEOUT_MS,
+            bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS,
+            request_timeout_ms=_REQUEST_TIMEOUT_MS,
         )
         yield client
     except (KafkaError, OSError) as error:

@@ -216,6 +216,11 @@ def read_folder(folder: str | Path) -> list[KeyTrace]:
     return [trace for path in trace_files(folder) for trace in read_trace(path)]
 
 
+def drop_parameters(traces: Sequence[KeyTrace]) -> list[KeyTrace]:
+    """Return the same keys without their request parameters, token counts and prefix hashes."""
+    return [replace(trace, parameters={}) for trace in traces]
+
+
 def trace_files(folder: str | Path) -> list[Path]:
     """List the trace files of a folder, in order of name.
 

@@ -30,8 +30,15 @@ if TYPE_CHECKING:
 @click.option(
     "--attacks", default="", help="With --live: names or patterns, by comma.  [default: undivided ones]"
 )
+@click.option(
+    "--without-parameters",
+    is_flag=True,
+    help="Judge LLM traces by sketches, answers and time only.",
+)
 @output_option
-def command(folder: Path, report: Path | None, attacks: str, output: str, *, live: bool) -> None:
+def command(  # noqa: PLR0913 - one argument an option
+    folder: Path, report: Path | None, attacks: str, output: str, *, live: bool, without_parameters: bool
+) -> None:
     """Measure detection and false alarms on the labelled traces in FOLDER.
 
     Benign keys with an even number calibrate, those with an odd number are measured.
@@ -40,11 +47,12 @@ def command(folder: Path, report: Path | None, attacks: str, output: str, *, liv
         raise click.UsageError("--attacks goes with --live: without it every attack is run. Add --live.")
     # Imported here: detection brings numba, which --help and a wrong call need not wait for.
     from streams.scoreboard import show  # noqa: PLC0415
-    from streams.traces import read_folder  # noqa: PLC0415
+    from streams.traces import drop_parameters, read_folder  # noqa: PLC0415
 
-    result = _run(
-        read_folder(folder), [name.strip() for name in attacks.split(",") if name.strip()], live=live
-    )
+    traces = read_folder(folder)
+    if without_parameters:
+        traces = drop_parameters(traces)
+    result = _run(traces, [name.strip() for name in attacks.split(",") if name.strip()], live=live)
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_bytes(result.dump())

@@ -22,12 +22,15 @@ def reference() -> ModelReference:
 
 
 def test_the_budget_holds_on_keys_that_taught_nothing() -> None:
-    """On average over what was learned from; one reference of 60 keys may well give 3 %."""
+    """On average over what was learned from; one reference of 60 keys may well give 3 %.
+
+    Campaigns have a budget of their own, and customers of equal volumes would exceed it.
+    """
     alarmed = 0
     for group in range(8):
         keys = [honest(10_000 * group + number) for number in range(160)]
         engine = Engine(EngineSettings(), {MODEL: fit_reference(MODEL, keys[:60])})
-        alarmed += sum(bool(engine.process(key)) for key in keys[60:])
+        alarmed += sum(any(a.subject == "key" for a in engine.process(key)) for key in keys[60:])
     assert alarmed / 800 <= 0.02  # 1 %, and three standard errors
 
 

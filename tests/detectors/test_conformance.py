@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from detectors.arrays import pack_arrays, unpack_arrays
 from detectors.batch import COLUMNS, EventBatch, build_batch
-from detectors.calibration import Sample, fit_events
+from detectors.calibration import Sample, fit_key_events
 from detectors.signals import ALL_SIGNALS
 from detectors.slabs import make_slabs, slot_bytes
 
@@ -38,7 +38,9 @@ def make_reference() -> EventReference:
     label = rng.integers(0, 3, 600).astype(np.int32)
     shift = label[:, None].astype(np.float32)
     inputs, embeddings = (rng.standard_normal((600, 32)).astype(np.float32) + shift for _ in range(2))
-    return fit_events(Sample(inputs, embeddings, label, rng.random(600, dtype=np.float32)))
+    margin = rng.random(600, dtype=np.float32)
+    keys = [slice(key, None, 6) for key in range(6)]
+    return fit_key_events([Sample(inputs[k], embeddings[k], label[k], margin[k]) for k in keys])
 
 
 REFERENCE = make_reference()

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -201,6 +202,24 @@ def test_split_counts_keys_and_queries_in_all(traces: list[KeyTrace]) -> None:
     linked = {file.budget: file for file in Findings(split, [key_alert, campaign]).file_outcomes()}
     assert linked["0.1 %"].first_linked_alarm_query_in_all == 59
     assert linked["1 %"].keys_alarmed == 1
+
+
+def test_linked_keys_are_counted_alone_and_among_customers(traces: list[KeyTrace], report: Report) -> None:
+    split = from_source(traces, "derived__toy__sybil2_far")
+    customers = [trace for trace in to_run(traces) if trace.kind == "benign"]
+    run = [*split, *customers]
+    members = tuple(trace.key_reference for trace in [*split, customers[0]])
+    campaign = msgspec.structs.replace(alert_at(run, 0, 30, "warning", subject="campaign"), members=members)
+    among = Findings(run, [campaign]).linked_of(split[0].source, "0.1 %")
+    assert (among.keys_linked, among.strangers_linked) == (2, 1)
+    # Only the split's own queries count: thirty of the first key and the second's that came before.
+    assert among.first_linked_alarm_query_in_all == 59
+    assert Findings(run, [campaign]).linked_of(split[0].source, "critical").keys_linked == 0
+    (false,) = [f for f in Findings(customers, [campaign]).false_campaigns() if f.budget == "1 %"]
+    assert (false.keys, false.alarms) == (len(customers), 1)
+    assert {(file.kind == "split") == (file.among_customers is not None) for file in report.files} == {True}
+    # These customers ask for the same things in equal volumes: no attack, and counted as a false alarm.
+    assert [count.alarms > 0 for count in report.false_campaigns] == [True] * 3
 
 
 def test_report_has_one_object_per_trace_and_budget(traces: list[KeyTrace], report: Report) -> None:

@@ -60,9 +60,9 @@ def test_the_wrong_partition_count_and_cleanup_policy_are_reported(
     runner = CliRunner()
     arguments = ["--kafka", kafka_broker, "--prefix", prefix]
     result = runner.invoke(command, ["create", *arguments, "--partitions", "4"])
-    assert result.exit_code == 1
+    assert result.exit_code == 1, result.output
     wrong = {line.split()[1]: line for line in result.output.splitlines() if line.startswith("WRONG")}
-    assert set(wrong) == {f"{prefix}alerts:", f"{prefix}state:"}
+    assert set(wrong) == {f"{prefix}alerts:", f"{prefix}state:"}, (result.output, result.exception)
     assert "has 2 partitions, needs 4" in wrong[f"{prefix}alerts:"]
     assert "delete the topic" in wrong[f"{prefix}alerts:"]
     assert "cleanup.policy is delete, needs compact" in wrong[f"{prefix}state:"]
