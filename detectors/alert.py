@@ -135,6 +135,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What would have kept the alert from firing, in words."""
     sentence: str
     """The finding in one plain sentence."""
+    is_discovery: bool = False
+    """One of the findings of which at most a stated share is false (`detectors.falsediscovery`)."""
     extraction: Extraction | None = None
     """What the key holds of the model; absent where nothing is known of that."""
     members: tuple[str, ...] = ()

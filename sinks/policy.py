@@ -274,6 +274,7 @@ def _matches(conditions: Conditions, alert: Alert) -> bool:
         and (not conditions.tenants or alert.tenant in conditions.tenants)
         and (not conditions.plans or alert.plan in conditions.plans)
         and alert.query_count >= conditions.min_query_count
+        and (alert.is_discovery or not conditions.only_discoveries)
     )
 
 

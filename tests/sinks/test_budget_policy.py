@@ -38,3 +38,10 @@ def test_a_finding_beside_the_budget_is_a_finding() -> None:
     decision = PolicyEngine(parse_policy(GENERAL, "strict.yaml")).decide(alert)
     assert decision is not None
     assert decision.action == "throttle"
+
+
+def test_a_rule_may_ask_for_discoveries() -> None:
+    text = GENERAL.replace("    action", "    conditions: {only_discoveries: true}\n    action")
+    engine = PolicyEngine(parse_policy(text, "sure.yaml"))
+    assert engine.decide(make_alert(level="critical")) is None
+    assert engine.decide(make_alert(level="critical", is_discovery=True)) is not None
