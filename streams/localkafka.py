@@ -161,7 +161,8 @@ class LocalKafka:
         config.write_text(text, encoding="utf-8")
         if not (data_dir / "meta.properties").exists():
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-            tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)]
+            # With `=`: an id may begin with a dash, which would be read as another option.
+            tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(config)]
             _run([java, "-cp", f"{jars}/*", *tool], "formatting Kafka's storage", 60.0)
         return config
 
