@@ -28,6 +28,7 @@ Family = Literal[
     "parameters",
     "river",
     "campaign",
+    "budget",
 ]
 
 FAMILY_TECHNIQUES: dict[str, tuple[str, ...]] = {
@@ -38,6 +39,7 @@ FAMILY_TECHNIQUES: dict[str, tuple[str, ...]] = {
     "distribution": ("AML.T0024.002", "AML.T0005.001"),
     "parameters": ("AML.T0024.002", "AML.T0040"),
     "river": ("AML.T0024.002",),
+    "budget": ("AML.T0024.002",),
     "campaign": ("AML.T0024.002", "AML.T0021"),
 }
 """MITRE ATLAS v5.6.1 technique ids by family (Extract AI Model, Inference API Access, Train Proxy via
@@ -66,6 +68,31 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Base-10 logarithm of the Shiryaev-Roberts e-detector that bets on the family's events, if one does."""
     extrapolated: bool = False
     """The p-value lies beyond the benign keys known, in a fitted tail."""
+
+
+class Extraction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of what a copy of the model needs the key holds (`detectors.budget`)."""
+
+    held_ratio: float
+    """Queries held, by those needed; above 1 where it holds more."""
+    held_queries: float
+    """Distinct queries times the least of the three ratios."""
+    needed_queries: int
+    """Distinct, ordinary queries that copies needed when that was measured."""
+    distinct_queries: float
+    coverage_ratio: float
+    """Cells of the input space reached, by those that as many ordinary queries reach."""
+    label_ratio: float
+    """Entropy of the answers' classes, by that of ordinary traffic."""
+    fresh_ratio: float
+    """How far the inputs lie apart, by half of what the median honest key shows."""
+    copy_agreement_low: float
+    copy_agreement_high: float
+    """Share of inputs on which copies trained on so many queries agreed with their models."""
+    held_per_hour: float
+    """Pace at which it grows."""
+    honest_share: float
+    """Share of honest keys expected to hold as much in their lifetime."""
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,8 +135,17 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What would have kept the alert from firing, in words."""
     sentence: str
     """The finding in one plain sentence."""
+    is_discovery: bool = False
+    """One of the findings of which at most a stated share is false (`detectors.falsediscovery`)."""
+    extraction: Extraction | None = None
+    """What the key holds of the model; absent where nothing is known of that."""
     members: tuple[str, ...] = ()
     """All keys of a campaign; `key` is the busiest of them. Empty for a finding about a key."""
+
+
+def is_budget_alert(alert: Alert) -> bool:
+    """Tell whether the alert is an account of what a key holds, and no finding that the key is odd."""
+    return alert.families == ("budget",)
 
 
 def alert_id(topic: str, partition: int, offset: int, *what: str) -> str:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from detectors.budget import SPREAD_COLUMNS, Budget, fit_extraction
 from detectors.familiar import learn_points
 from detectors.keylevel import standardise, tail
-from detectors.reference import EventReference, KeyReference, ModelReference
+from detectors.reference import EventReference, ExtractionReference, KeyReference, ModelReference
 from detectors.secondopinion import fit_river
 from detectors.signals.familiarity import FAMILIAR_RATIO
 from detectors.signals.out_of_distribution import class_rows, distances
@@ -97,7 +98,17 @@ def fit_reference(model: str, batches: Sequence[EventBatch]) -> ModelReference:
     told = fit_spread(honest)  # of keys the reference does not know: what a person is told to expect
     spread = fit_spread(slabs)._replace(median=told.median, high=told.high)
     key = make_key_reference(spread, fit_tails(peaks, GROUP_OF), len(batches))
-    return ModelReference(model, event, key, fit_river([path.features for path in paths]))
+    river = fit_river([path.features for path in paths])
+    return ModelReference(model, event, key, river, _fit_extraction(event, join_samples(samples), paths))
+
+
+def _fit_extraction(event: EventReference, sample: Sample, paths: Sequence[Progress]) -> ExtractionReference:
+    """Learn what ordinary traffic spreads over, then what each key held at most by that measure."""
+    seen = [path.spread[np.isfinite(path.spread[:, 0])] for path in paths]
+    last = np.array([spread[-1] for spread in seen if len(spread)]).reshape(-1, SPREAD_COLUMNS)
+    draft = fit_extraction(event, sample.input_sketch, last[:, 2], last[:, 3:], np.empty(0, np.float32))
+    held = [np.nan_to_num(Budget(draft).parts(spread)[:, 0]).max(initial=0) for spread in seen]
+    return replace(draft, held=np.sort(held).astype(np.float32))
 
 
 def _folds(count: int) -> list[NDArray[np.bool_]]:

@@ -13,12 +13,14 @@ import msgspec
 import numpy as np
 from numba import njit
 
-from detectors.alert import LEVELS
+from detectors.alert import LEVELS, is_budget_alert
 from detectors.arrays import ArrayFormatError, named, pack_arrays, unpack_arrays
 from detectors.batch import format_key_reference, parse_key_reference
+from detectors.budgetalert import make_budget_alert
 from detectors.campaign import CampaignDetector, make_campaign_alert, owner_ids
 from detectors.coldstore import ColdStore
 from detectors.explain import make_alert
+from detectors.falsediscovery import OnlineFalseDiscovery, alerted_e_value_log10
 from detectors.keytable import NO_SLOT, KeyTable, pack_entities, unpack_entity
 from detectors.learner import Learner
 from detectors.reference import STATISTIC_NAMES
@@ -39,12 +41,13 @@ if TYPE_CHECKING:
     from detectors.reference import ModelReference
     from detectors.watch import Reached, Watched
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 _HEADER: Fields = {
     "count": ("u4", ()),
-    "first_ms": ("i8", ()),
     "first_offset": ("i8", ()),
+    "hypothesis": ("u4", ()),
+    "discovered": ("u1", ()),
 }
 FIELDS: Fields = {**_HEADER, **WATCH_FIELDS}
 """Everything kept of a hot key."""
@@ -52,6 +55,7 @@ FIELDS: Fields = {**_HEADER, **WATCH_FIELDS}
 _COLD_NAMES = (
     *("count", "first_ms", "first_offset", "level", "promoted"),
     *("surprise_peak", "z_peak", "mean", "mass"),
+    *("cells", "cell_count", "label_count", "fresh", "held", "told", "hypothesis", "discovered"),
 )
 _COLD_ROW = np.dtype([(name, *FIELDS[name]) for name in _COLD_NAMES])
 """What stays of a key that lost its slot: levels and running means, so that slow-and-low survives."""
@@ -68,6 +72,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Cold summaries kept per engine."""
     promoted_keys: int = 256
     """Suspect keys that River's detectors look at too, per engine; about 5 kB each."""
+    false_discovery_ratio: float = 0.1
+    """Share of the alerts called discoveries that may be false."""
     campaign_keys: int = 16_384
     """Keys summarised per model to find campaigns among them; about 300 B each."""
 
@@ -82,6 +88,8 @@ class KeySummary(msgspec.Struct, frozen=True, kw_only=True):
     last_time_ms: int
     level: str | None
     key_p_value: float
+    held_queries: float
+    """Of the queries that a copy of the model needs (`detectors.budget`)."""
     features: dict[str, float]
 
 
@@ -113,6 +121,7 @@ class Engine:
         self._cold = ColdStore(self._settings.cold_keys, _COLD_ROW)
         self._slabs = make_slabs(FIELDS)
         self._second = SecondOpinion(self._settings.promoted_keys)
+        self._discovery = OnlineFalseDiscovery(self._settings.false_discovery_ratio)
         self._forgiven: set[tuple[str, str | None]] = set()
 
     @property
@@ -190,6 +199,7 @@ class Engine:
             "models": self._models,
             "learners": learners,
             "campaigns": campaigns,
+            "false_discovery": self._discovery.dump(),
             "forgiven": sorted(self._forgiven, key=str),
         }
         return pack_arrays("engine", STATE_VERSION, arrays, meta)
@@ -220,6 +230,7 @@ class Engine:
                     watch.restore(named(arrays, f"learner.{model}"), meta["learners"][model])
                 self._campaigns[-1].restore(named(arrays, f"campaign.{model}"), meta["campaigns"][model])
             self._second.restore(named(arrays, "river"))
+            self._discovery.restore(*meta["false_discovery"])
             self._forgiven = {(str(key), model) for key, model in meta["forgiven"]}
         except (ArrayFormatError, ValueError, KeyError, TypeError) as error:
             self._clear()
@@ -243,7 +254,24 @@ class Engine:
             place = _Rows(int(model), rows, found.slots[rows], number[rows])
             alerts += self._watch_model(place, batch if len(rows) == len(batch) else batch.take(rows))
         alerts.sort(key=lambda pair: pair[0])
-        return [alert for _, alert in alerts]
+        return [self._judge(alert, int(found.slots[row])) for row, alert in alerts]
+
+    def _judge(self, alert: Alert, slot: int) -> Alert:
+        """Mark the alert if it is a discovery; a key is one hypothesis for life, a campaign one an alert."""
+        if is_budget_alert(alert):
+            return alert
+        e_value = alerted_e_value_log10(alert.key_p_value)
+        if alert.subject == "campaign":
+            discovered = self._discovery.test(self._discovery.enter(), e_value)
+        else:
+            hypothesis = self._slabs["hypothesis"]
+            if not hypothesis[slot]:
+                hypothesis[slot] = self._discovery.enter()
+            discovered = bool(self._slabs["discovered"][slot]) or self._discovery.test(
+                int(hypothesis[slot]), e_value
+            )
+            self._slabs["discovered"][slot] = discovered
+        return msgspec.structs.replace(alert, is_discovery=discovered)
 
     def _watch_model(self, place: _Rows, batch: EventBatch) -> list[tuple[int, Alert]]:
         """Watch the rows of one model, in pieces that end where it learns or looks for campaigns."""
@@ -262,6 +290,12 @@ class Engine:
                 first = int(self._slabs["first_offset"][slots[reached.row]])
                 alert = make_alert(reached, part, watch.current, int(number[reached.row]), first)
                 alerts.append((int(place.rows[start + reached.row]), alert))
+            for crossed in [] if watched is None else watched.crossed:
+                if not self._is_forgiven(*_named(part, crossed.row)):
+                    first = int(self._slabs["first_offset"][slots[crossed.row]])
+                    queries, version = int(number[crossed.row]), watch.current.version
+                    alert = make_budget_alert(crossed, part, queries, first, version)
+                    alerts.append((int(place.rows[start + crossed.row]), alert))
             found = self._find_campaigns(place.model, part, slots, owners[cut])
             alerts += [(int(place.rows[stop - 1]), alert) for alert in found]
             if isinstance(watch, Learner) and not watch.until_next_fit:
@@ -335,7 +369,7 @@ class Engine:
     def _reset_level(self, key: str, model: str | None) -> None:
         for slot in self._slots_of(key):
             if model in {None, self._models[unpack_entity(self._table.entities[slot])[3]]}:
-                self._slabs["level"][slot] = 0
+                self._slabs["level"][slot] = self._slabs["told"][slot] = 0
 
     def _slots_of(self, key: str) -> list[int]:
         epoch, high, low = parse_key_reference(key)
@@ -362,6 +396,7 @@ class Engine:
             last_time_ms=int(self._table.last_ms[slot]),
             level=LEVELS[level - 1] if level else None,
             key_p_value=exp(-float(self._slabs["surprise_peak"][slot])),
+            held_queries=float(self._slabs["held"][slot]),
             features={s.name: float(mean) for s, mean in zip(STATISTICS, means, strict=True)},
         )
 

@@ -49,8 +49,8 @@ def make_alert(
         time_ms=int(batch.time_ms[row]),
         key=key,
         model=model,
-        tenant=_name(batch.tenants, int(batch.tenant[row])),
-        plan=_name(batch.plans, int(batch.plan[row])),
+        tenant=name_of(batch.tenants, int(batch.tenant[row])),
+        plan=name_of(batch.plans, int(batch.plan[row])),
         level=level,
         key_p_value=p_value,
         e_value_log10=e_value_log10(reached.surprise),
@@ -68,6 +68,7 @@ def make_alert(
         reference_version=watch.version,
         would_not_have_fired=_counterfactual(reached),
         sentence=_sentence(reached, key_reference, query_count, model),
+        extraction=reached.extraction,
     )
 
 
@@ -181,5 +182,6 @@ def _counterfactual(reached: Reached) -> str:
     )
 
 
-def _name(names: tuple[str, ...], index: int) -> str | None:
+def name_of(names: tuple[str, ...], index: int) -> str | None:
+    """Return the name that an index column stands for; None where the event gave none."""
     return names[index] if index >= 0 else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detectors.arrays import named
+from detectors.budget import fit_extraction
 from detectors.calibration import (
     Sample,
     Spread,
@@ -26,7 +27,8 @@ from detectors.calibration import (
     z_values,
 )
 from detectors.keylevel import note_peaks
-from detectors.reference import EventReference, KeyReference, ModelReference, as_arrays
+from detectors.reference import EventReference, ExtractionReference, KeyReference, ModelReference, as_arrays
+from detectors.signals.coverage import label_nats
 from detectors.statistics import GROUP_OF
 from detectors.track import MEAN_FIELDS, Track
 from detectors.watch import Watch
@@ -74,6 +76,7 @@ class Learner:
         self.sample: Sample | None = None
         self.event: EventReference | None = None
         self.spread: Spread | None = None
+        self.extraction: ExtractionReference | None = None
         self.watch: Watch | None = None
         self._track: Track | None = None
 
@@ -114,10 +117,12 @@ class Learner:
         self.next_fit *= 2
         if len(members) < LEAST_KEYS or self.sample is None:
             return
-        mine = {name: slabs[name][members] for name in (*MEAN_FIELDS, "z_peak")}
+        names = (*MEAN_FIELDS, "z_peak", "fresh", "held", "label_count")
+        mine = {name: slabs[name][members] for name in names}
         if self.spread is not None:
             self.spread = fit_spread(mine, CONTAMINATION_RATIO)
             tails = fit_tails(mine["z_peak"], GROUP_OF, CONTAMINATION_RATIO)
+            self.extraction = self._fit_extraction(mine)
             self._watch(make_key_reference(self.spread, tails, len(members)))
         elif self.event is not None:
             self.spread = fit_spread(mine, CONTAMINATION_RATIO)
@@ -141,7 +146,14 @@ class Learner:
 
     def _watch(self, key: KeyReference) -> None:
         if self.event is not None:
-            self.watch = Watch(ModelReference(self.model, self.event, key))
+            reference = ModelReference(self.model, self.event, key, extraction=self.extraction)
+            self.watch = Watch(reference)
+
+    def _fit_extraction(self, mine: Slabs) -> ExtractionReference | None:
+        if self.event is None or self.sample is None:
+            return None
+        nats = label_nats(mine["label_count"])
+        return fit_extraction(self.event, self.sample.input_sketch, nats, mine["fresh"], mine["held"])
 
     def _collect(self, batch: EventBatch, number: NDArray[np.int64]) -> None:
         rows = np.flatnonzero(number <= EVENTS_OF_KEY)
@@ -160,6 +172,8 @@ class Learner:
             arrays |= {f"event.{name}": array for name, array in as_arrays(self.event).items()}
         if self.spread is not None:
             arrays |= {f"spread.{name}": column for name, column in self.spread._asdict().items()}
+        if self.extraction is not None:
+            arrays |= {f"extraction.{name}": array for name, array in as_arrays(self.extraction).items()}
         if self.watch is not None:
             arrays |= {f"key.{name}": array for name, array in as_arrays(self.watch.reference.key).items()}
         return arrays, {"seen": self.seen, "next_fit": self.next_fit, "fits": self.fits}
@@ -173,9 +187,11 @@ class Learner:
             If something is missing from it.
         """
         self.seen, self.next_fit, self.fits = numbers["seen"], numbers["next_fit"], numbers["fits"]
-        parts = {name: named(arrays, name) for name in ("sample", "event", "spread", "key")}
+        parts = {name: named(arrays, name) for name in ("sample", "event", "spread", "extraction", "key")}
         self.sample = Sample(**parts["sample"]) if parts["sample"] else None
         self.spread = Spread(**parts["spread"]) if parts["spread"] else None
+        if parts["extraction"]:
+            self.extraction = ExtractionReference(**parts["extraction"])
         if parts["event"]:
             self.event = EventReference(**parts["event"])
             self._track = Track(self.event)

@@ -122,6 +122,28 @@ class RiverReference:
 
 
 @dataclass(frozen=True, slots=True)
+class ExtractionReference:
+    """What ordinary traffic spreads over (`detectors.budget`).
+
+    Attributes
+    ----------
+    cells : float32 (K,)
+        Cells of the input space that so many random queries reach, four knots to an octave, from one query.
+    label_nats : float32 (1,)
+        Entropy of the answers' classes of the median benign key.
+    fresh : float32 (1,)
+        Mean weight of the queries of the median benign key; near copies count less.
+    held : float32 (keys,)
+        The most queries that each benign key held, ascending.
+    """
+
+    cells: NDArray[np.float32]
+    label_nats: NDArray[np.float32]
+    fresh: NDArray[np.float32]
+    held: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReference:
     """Both levels for one model, and River's; a reference learned from live traffic has none for River."""
 
@@ -129,6 +151,7 @@ class ModelReference:
     event: EventReference
     key: KeyReference
     river: RiverReference | None = None
+    extraction: ExtractionReference | None = None
 
     @property
     def version(self) -> str:
@@ -141,6 +164,8 @@ class ModelReference:
         arrays |= {f"key.{name}": array for name, array in as_arrays(self.key).items()}
         if self.river is not None:
             arrays |= {f"river.{name}": array for name, array in as_arrays(self.river).items()}
+        if self.extraction is not None:
+            arrays |= {f"extraction.{name}": array for name, array in as_arrays(self.extraction).items()}
         meta = {"model": self.model, "statistics": STATISTIC_NAMES}
         return pack_arrays("reference", REFERENCE_VERSION, arrays, meta)
 
@@ -159,15 +184,18 @@ class ModelReference:
                 f"the reference of model {meta['model']} was learned with other statistics than this version "
                 f"compares; learn it again"
             )
-        river = named(arrays, "river")
+        river, extraction = named(arrays, "river"), named(arrays, "extraction")
         return cls(
             model=str(meta["model"]),
             event=EventReference(**named(arrays, "event")),
             key=KeyReference(**named(arrays, "key")),
             river=RiverReference(**river) if river else None,
+            extraction=ExtractionReference(**extraction) if extraction else None,
         )
 
 
-def as_arrays(level: EventReference | KeyReference | RiverReference) -> dict[str, NDArray[Any]]:
+def as_arrays(
+    level: EventReference | KeyReference | RiverReference | ExtractionReference,
+) -> dict[str, NDArray[Any]]:
     """Return the arrays of a level by name."""
     return {field.name: getattr(level, field.name) for field in fields(level)}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from detectors.budget import SPREAD_FIELDS, follow_spread
 from detectors.evidence import evidence_fields, update
 from detectors.secondopinion import FEATURES
 from detectors.signals import ALL_SIGNALS
@@ -44,6 +45,7 @@ MEAN_FIELDS: Fields = {
 TRACK_FIELDS: Fields = {
     **MEAN_FIELDS,
     **evidence_fields(len(BETS)),
+    **SPREAD_FIELDS,
     **{name: spec for signal in ALL_SIGNALS.values() for name, spec in signal.fields.items()},
 }
 
@@ -59,12 +61,15 @@ class Progress(NamedTuple):
         log10 of the Shiryaev-Roberts e-detectors; NaN while nothing was bet.
     features : float32 (n, len(FEATURES))
         Scores that River's forests see together.
+    spread : float32 (n, 5)
+        What the extraction budget is accounted from (`detectors.budget.follow_spread`).
     """
 
     mean: NDArray[np.float32]
     mass: NDArray[np.float32]
     e_detector: NDArray[np.float32]
     features: NDArray[np.float32]
+    spread: NDArray[np.float32]
 
 
 class Track:
@@ -87,4 +92,5 @@ class Track:
             VALUE_OF, HORIZONS, WEIGHTED, WEIGHTED_VALUE, mean, mass,
         )  # fmt: skip
         features = np.stack([scores[name] for name in FEATURES], axis=1)
-        return Progress(mean, mass, update(bets, slots, slabs["evidence"]), features)
+        spread = follow_spread(scores, weight, slots, slabs)
+        return Progress(mean, mass, update(bets, slots, slabs["evidence"]), features, spread)

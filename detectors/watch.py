@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from detectors.budget import BUDGET_FIELDS, Budget
 from detectors.keylevel import note_peaks, raise_levels, standardise, surprises
 from detectors.secondopinion import PROMOTION_LOG10_E, PROMOTION_SURPRISE
 from detectors.statistics import FAMILIES, FAMILY_OF, GROUP_OF, HORIZONS, STATISTICS
@@ -19,8 +20,10 @@ from detectors.track import TRACK_FIELDS, Track
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from detectors.alert import Extraction
     from detectors.base import Fields, Slabs
     from detectors.batch import EventBatch
+    from detectors.budget import Crossed
     from detectors.reference import KeyReference, ModelReference
     from detectors.track import Progress
 
@@ -39,9 +42,10 @@ WATCH_FIELDS: Fields = {
     "level": ("u1", ()),
     "promoted": ("u1", ()),
     "surprise_peak": ("f4", ()),
+    **BUDGET_FIELDS,
 }
 """Slabs of a watched key: its track, its largest z-values, the level it reached, whether it was promoted to
-River's tier, its largest surprise."""
+River's tier, its largest surprise, what it holds of the model."""
 
 _PROMOTION = np.array([PROMOTION_SURPRISE])
 
@@ -62,6 +66,8 @@ class Reached(NamedTuple):
     """The running means, (S,)."""
     e_detector: NDArray[np.float32]
     """log10 of the e-detectors, (len(BETS),)."""
+    extraction: Extraction | None = None
+    """What the key holds of the model; None where nothing is known of that."""
     river: float = nan
     """-ln p of River's verdict; NaN where it has none."""
 
@@ -74,6 +80,8 @@ class Watched(NamedTuple):
     """(row, surprise) at which a key earned a place in River's tier, or reached a level; rows ascending."""
     features: NDArray[np.float32]
     """Scores that River's forests see together: (n, len(FEATURES))."""
+    crossed: list[Crossed]
+    """Rows at which a key came to hold what is told of, ascending."""
 
 
 class Watch:
@@ -83,6 +91,7 @@ class Watch:
         """Compare with this reference."""
         self.reference = reference
         self.version = reference.version
+        self._budget = None if reference.extraction is None else Budget(reference.extraction)
         self._track = Track(reference.event)
 
     @property
@@ -108,19 +117,22 @@ class Watch:
         strength = np.where(bet_on, np.maximum(verdict.overall, PROMOTION_SURPRISE), verdict.overall)
         raise_levels(strength, slots, _PROMOTION, slabs["promoted"], promoted)
         rows = np.flatnonzero(levels | promoted).tolist()
+        account = self._budget and self._budget.process(progress.spread, batch.time_ms, slots, slabs)
         reached = [
             Reached(
-                row=int(row),
+                row=row,
                 level=int(levels[row]),
                 surprise=float(verdict.overall[row]),
                 by_family=verdict.by_family[row],
                 by_statistic=verdict.by_statistic[row],
                 mean=progress.mean[row],
                 e_detector=progress.e_detector[row],
+                extraction=account.describe(row) if account else None,
             )
-            for row in np.flatnonzero(levels)
+            for row in np.flatnonzero(levels).tolist()
         ]
-        return Watched(reached, [(row, float(strength[row])) for row in rows], progress.features)
+        promotions = [(row, float(strength[row])) for row in rows]
+        return Watched(reached, promotions, progress.features, account.crossed() if account else [])
 
 
 class Verdict(NamedTuple):

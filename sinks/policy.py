@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
-from detectors.alert import LEVELS, Level
+from detectors.alert import LEVELS, Level, is_budget_alert
 from sinks.errors import PolicyError
 from sinks.policyfile import RuleAction, weaker
 from sinks.records import Command, Decision, Feedback, Mode
@@ -264,14 +264,17 @@ class PolicyEngine:
 
 
 def _matches(conditions: Conditions, alert: Alert) -> bool:
+    """Tell whether a rule is about the alert; a budget alert asks for a rule that names its family."""
     return (
-        (not conditions.levels or alert.level in conditions.levels)
+        (not is_budget_alert(alert) or "budget" in conditions.families)
+        and (not conditions.levels or alert.level in conditions.levels)
         and (not conditions.families or not set(conditions.families).isdisjoint(alert.families))
         and len(alert.families) >= conditions.min_families
         and (not conditions.models or alert.model in conditions.models)
         and (not conditions.tenants or alert.tenant in conditions.tenants)
         and (not conditions.plans or alert.plan in conditions.plans)
         and alert.query_count >= conditions.min_query_count
+        and (alert.is_discovery or not conditions.only_discoveries)
     )
 
 

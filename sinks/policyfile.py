@@ -50,6 +50,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     models: tuple[Name, ...] = ()
     tenants: tuple[Name, ...] = ()
     plans: tuple[Name, ...] = ()
+    only_discoveries: bool = False
+    """The alert is one of those of which at most the engine's `false_discovery_ratio` are false."""
     min_query_count: Annotated[int, Meta(ge=0)] = 0
 
 

@@ -3,7 +3,8 @@
 Per victim, benign keys with an even number calibrate and odd ones are measured; cover traffic calibrates
 nothing. Every file runs through an engine of its own, its keys interleaved by time. The engine's levels are
 the budgets: any alert is an alarm at 1 % of benign keys alarmed in their lifetime, `warning` and above at
-0.1 %. Alarms are placed by the offset of the event that completed them, never by what the engine counts.
+0.1 %; what a key holds of the model (`detectors.budget`) is reported beside them and is no alarm. Alarms are
+placed by the offset of the event that completed them, never by what the engine counts.
 The report holds no time, path or chance: two runs on the same files are identical to the byte.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from detectors.alert import is_budget_alert
 from detectors.calibration import fit_reference
 from detectors.engine import Engine, EngineSettings
 from sinks.errors import ModelwardenError
@@ -178,8 +180,11 @@ class Findings:
         place = {trace.key_reference: index for index, trace in enumerate(traces)}
         self.campaigns = [alert for alert in alerts if alert.subject == "campaign"]
         self.by_trace: dict[int, list[Alert]] = defaultdict(list)
+        self.budget_alerts: dict[int, Alert] = {}
         for alert in alerts:
-            if alert.subject == "key":
+            if is_budget_alert(alert):
+                self.budget_alerts.setdefault(place[alert.key], alert)
+            elif alert.subject == "key":
                 self.by_trace[place[alert.key]].append(alert)
 
     def first(self, index: int, budget: str) -> Alert | None:
@@ -192,6 +197,7 @@ class Findings:
 
     def _outcome(self, index: int, budget: str) -> Outcome:
         trace, alert = self.traces[index], self.first(index, budget)
+        told = self.budget_alerts.get(index)
         query = None if alert is None else int(self.row[alert.offset]) + 1
         ever = {f for a in self.by_trace[index] if a.level in BUDGETS[budget] for f in a.families}
         return Outcome(
@@ -210,6 +216,7 @@ class Findings:
             families=() if alert is None else alert.families,
             families_ever=tuple(sorted(ever)),
             sentence=None if alert is None else alert.sentence,
+            first_budget_alert_query=None if told is None else int(self.row[told.offset]) + 1,
         )
 
     def file_outcomes(self, among: Findings | None = None) -> list[FileOutcome]:

@@ -12,6 +12,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from detectors.alert import is_budget_alert
+from detectors.budgetalert import tell
 from streams.demoview import LEVEL_MARK, LEVEL_STYLE
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ def show_explained(story: KeyStory, console: Console) -> None:
         return
     parts: list[RenderableType] = [
         Text(alert.sentence),
+        *_held(alert),
         _heading("What was seen", "observed, beside honest keys of the same age"),
         Padding(_features(alert.features), _INDENT),
         _heading("Who agrees", "share of honest keys expected to look this odd in their lifetime"),
@@ -90,6 +93,14 @@ def show_explained(story: KeyStory, console: Console) -> None:
             padding=(1, 2),
         )
     )
+
+
+def _held(alert: Alert) -> list[RenderableType]:
+    """Say what the key holds of the model, unless that is what the alert says already."""
+    if alert.extraction is None or is_budget_alert(alert):
+        return []
+    told = Text(tell(alert.extraction, alert.model))
+    return [_heading("What it holds of the model"), Padding(told, _INDENT)]
 
 
 def share(p_value: float) -> str:

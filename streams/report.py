@@ -35,6 +35,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """At the first alarm, strongest first."""
     families_ever: tuple[str, ...]
     sentence: str | None
+    first_budget_alert_query: int | None = None
+    """Query at which the key came to hold what a copy needs, at any budget; no alarm."""
 
 
 class AmongCustomers(msgspec.Struct, frozen=True, kw_only=True):

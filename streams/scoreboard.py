@@ -37,7 +37,8 @@ def show(report: Report, console: Console) -> None:
         console.print(
             "Queries to the first alarm; in brackets the attack queries among them, for campaigns the most "
             "keys in one. Several keys: keys alarmed of all, median query of those. "
-            f"Campaign alarms among honest keys alone: {alarms}.",
+            f"Campaign alarms among honest keys alone: {alarms}. "
+            "Held: no alarm; the query at which a key holds as much as a copy of the model needs.",
             style="dim",
         )
 
@@ -54,14 +55,20 @@ def _table(title: str, *columns: str, left: int = 1) -> Table:
 def _benign(victim: str, shares: Sequence[BenignShare], report: Report) -> Table:
     note = next((note for note in report.references if note.victim == victim), None)
     basis = f"calibrated on {note.keys} others" if note else "nothing calibrated before"
-    table = _table(f"Benign keys of {victim} alarmed ({basis})", "persona", "keys", *BUDGETS)
+    table = _table(f"Benign keys of {victim} alarmed ({basis})", "persona", "keys", *BUDGETS, "held")
     by_persona: dict[str | None, dict[str, BenignShare]] = defaultdict(dict)
     for share in shares:
         by_persona[share.persona][share.budget] = share
     for persona, row in by_persona.items():
         cells = [_share(row[budget]) for budget in BUDGETS]
+        told = sum(
+            outcome.first_budget_alert_query is not None
+            for outcome in report.traces
+            if (outcome.kind, outcome.victim, outcome.budget) == ("benign", victim, "1 %")
+            and persona in {None, outcome.persona or "unnamed"}
+        )
         style = "bold" if persona is None else ""
-        table.add_row(persona or "all", str(row["1 %"].keys), *cells, style=style)
+        table.add_row(persona or "all", str(row["1 %"].keys), *cells, str(told), style=style)
     return table
 
 
@@ -72,7 +79,9 @@ def _share(share: BenignShare) -> Text:
 
 
 def _attacks(report: Report) -> Table:
-    table = _table("Attacks", "victim", "attack", "keys", "queries", *BUDGETS, "families at 1 %", left=2)
+    table = _table(
+        "Attacks", "victim", "attack", "keys", "queries", *BUDGETS, "held", "families at 1 %", left=2
+    )
     table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
     outcomes: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
     for outcome in report.traces:
@@ -83,9 +92,21 @@ def _attacks(report: Report) -> Table:
         cells = [_found(files[budget], outcomes[source, budget]) for budget in BUDGETS]
         families = ", ".join(files["1 %"].families).replace("_", " ")
         table.add_row(
-            files["1 %"].victim, name, str(len(keys)), str(sum(k.queries for k in keys)), *cells, families
+            files["1 %"].victim,
+            name,
+            str(len(keys)),
+            str(sum(k.queries for k in keys)),
+            *cells,
+            _told(keys),
+            families,
         )
     return table
+
+
+def _told(keys: Sequence[Outcome]) -> str:
+    """Write at which query the first of these keys held what a copy needs."""
+    told = [k.first_budget_alert_query for k in keys if k.first_budget_alert_query is not None]
+    return str(min(told)) if told else "-"
 
 
 def _campaigns(report: Report) -> Table:

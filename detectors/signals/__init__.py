@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from detectors.signals.boundary import Boundary
+from detectors.signals.coverage import Coverage
 from detectors.signals.familiarity import Familiarity
 from detectors.signals.near_duplicate import NearDuplicate
 from detectors.signals.out_of_distribution import OutOfDistribution
@@ -19,6 +20,7 @@ ALL_SIGNALS: dict[str, type[Signal]] = {
     "near_duplicate": NearDuplicate,
     "boundary": Boundary,
     "rate": Rate,
+    "coverage": Coverage,
     "familiarity": Familiarity,
     "request_parameters": RequestParameters,
 }
@@ -27,6 +29,7 @@ ALL_SIGNALS: dict[str, type[Signal]] = {
 __all__ = [
     "ALL_SIGNALS",
     "Boundary",
+    "Coverage",
     "Familiarity",
     "NearDuplicate",
     "OutOfDistribution",

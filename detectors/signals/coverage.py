@@ -1,0 +1,182 @@
+"""How much of the input space a key has visited, how often it repeats itself, how balanced its answers are.
+
+Coverage: the sketch is a Gaussian projection, so the sides of eight planes that its first coordinates lie on
+are a locality-sensitive hash (Charikar, STOC 2002); the key's visited cells are a bitmap, as CAP and B4B
+(NeurIPS 2023) count them, and their union over keys is a bitwise or (Kesarwani et al., ACSAC 2018). The
+planes lie half a standard deviation off the centre, so that cells have unequal mass and some stay rare for
+long.
+
+Repeats: the queries with the eight smallest hashes are a uniform sample of the distinct ones (k minimum
+values, Bar-Yossef et al., RANDOM 2002), and each was counted from its first appearance on. Their mean count
+is what one distinct query was sent; without repeats it is exactly 1.
+
+Known evasions: whoever knows the sketch's matrix can find queries with small hashes and repeat those, at a
+query each; or stay in a part of the space, and get a copy of that part only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numba import njit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from detectors.alert import Family
+    from detectors.base import Array, Fields, Slabs
+    from detectors.batch import EventBatch
+    from detectors.reference import EventReference
+
+PLANES = 8
+CELLS = 1 << PLANES
+OFFSET_RATIO = 0.5
+"""Distance of a plane from the centre, in standard deviations of a coordinate."""
+SAMPLE_SIZE = 8
+LABEL_BUCKETS = 8
+"""Classes are counted modulo this."""
+_SAMPLE_FULL = 255
+_LABEL_FULL = 0xFFFF
+
+
+class Coverage:
+    """What a key has seen of the model.
+
+    Scores
+    ------
+    cells_visited : cells of the input space visited so far, of 256.
+    repeats : how often a distinct query was sent so far, on average.
+    label_nats : entropy of the answers' classes so far, in nats; NaN without any class.
+    """
+
+    name: ClassVar[str] = "coverage"
+    family: ClassVar[Family] = "budget"
+    scores: ClassVar[tuple[str, ...]] = ("cells_visited", "repeats", "label_nats")
+    fields: ClassVar[Fields] = {
+        "cells": ("u1", (CELLS // 8,)),
+        "cell_count": ("u2", ()),
+        "sample_hash": ("u4", (SAMPLE_SIZE,)),
+        "sample_count": ("u1", (SAMPLE_SIZE,)),
+        "label_count": ("u2", (LABEL_BUCKETS,)),
+    }
+
+    def __init__(self, reference: EventReference) -> None:
+        """Place the planes around this reference's ring centre, which never changes."""
+        self._planes = planes(reference)
+
+    def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
+        """Score each row, itself included: float32 (n, 3); NaN where the sketch is absent."""
+        out = np.full((len(batch), len(self.scores)), np.nan, np.float32)
+        sketch = np.ascontiguousarray(batch.input_sketch) + np.float32(0)  # -0.0 and 0.0 are one
+        bits = sketch.view(np.uint32)
+        state = (slabs[name] for name in self.fields)
+        _score(sketch, bits, self._planes, batch.predicted_class, slots, *state, out)
+        return out
+
+
+def label_nats(counts: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """Return the entropy of each key's classes from its `label_count` (K, 8): float64 (K,); 0 without any."""
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    nats: NDArray[np.float64] = -(share * np.log(np.where(share > 0, share, 1))).sum(axis=1)
+    return nats
+
+
+def planes(reference: EventReference) -> NDArray[np.float32]:
+    """Return where each of the first coordinates is cut: float32 (PLANES,)."""
+    size = reference.input_centres.shape[1]
+    deviation = reference.pair_distance[0] / np.sqrt(np.float32(2 * size))
+    cuts: NDArray[np.float32] = reference.ring_centre[:PLANES] + np.float32(OFFSET_RATIO) * deviation
+    return cuts.astype(np.float32)
+
+
+def cell_numbers(sketch: NDArray[np.float32], cuts: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the cell of each sketch (n, 32), int64 (n,)."""
+    number: NDArray[np.int64] = ((sketch[:, :PLANES] > cuts) << np.arange(PLANES)).sum(axis=1)
+    return number
+
+
+@njit(cache=True, nogil=True)
+def _score(
+    sketch: Array, bits: Array, cuts: Array, predicted: Array, slots: Array,
+    cells: Array, cell_count: Array, sample_hash: Array, sample_count: Array, label_count: Array,
+    out: Array,
+) -> None:  # fmt: skip
+    for i in range(len(slots)):
+        if not np.isfinite(sketch[i]).all():
+            continue
+        slot = slots[i]
+        cell = 0
+        for j in range(PLANES):
+            cell |= int(sketch[i, j] > cuts[j]) << j
+        mask = np.uint8(1 << (cell & 7))
+        if not cells[slot, cell >> 3] & mask:
+            cells[slot, cell >> 3] |= mask
+            cell_count[slot] += 1
+        _sample(_hash(bits[i]), sample_hash[slot], sample_count[slot])
+        if predicted[i] >= 0:
+            _tally(predicted[i] % LABEL_BUCKETS, label_count[slot])
+        out[i, 0] = cell_count[slot]
+        out[i, 1] = _mean_count(sample_hash[slot], sample_count[slot])
+        out[i, 2] = _entropy(label_count[slot])
+
+
+@njit(cache=True, nogil=True)
+def _hash(words: Array) -> int:
+    """Mix 32 words into one that is not 0: FNV-1a by words, then the finaliser of MurmurHash3."""
+    mixed = np.uint32(2166136261)
+    for word in words:
+        mixed = np.uint32((mixed ^ word) * np.uint32(16777619))
+        mixed ^= mixed >> np.uint32(15)
+    mixed ^= mixed >> np.uint32(16)
+    mixed = np.uint32(mixed * np.uint32(0x85EBCA6B))
+    mixed ^= mixed >> np.uint32(13)
+    mixed = np.uint32(mixed * np.uint32(0xC2B2AE35))
+    mixed ^= mixed >> np.uint32(16)
+    return int(max(mixed, np.uint32(1)))
+
+
+@njit(cache=True, nogil=True)
+def _sample(value: int, hashes: Array, counts: Array) -> None:
+    """Count the query if it is sampled; take it in if its hash is among the smallest."""
+    last = 0
+    for j in range(SAMPLE_SIZE):
+        if hashes[j] == value:
+            counts[j] = min(counts[j] + 1, _SAMPLE_FULL)
+            return
+        if hashes[j] == 0:
+            last = j
+            break
+        if hashes[j] > hashes[last]:
+            last = j
+    if hashes[last] == 0 or value < hashes[last]:
+        hashes[last], counts[last] = value, 1
+
+
+@njit(cache=True, nogil=True)
+def _mean_count(hashes: Array, counts: Array) -> float:
+    total, filled = 0, 0
+    for j in range(SAMPLE_SIZE):
+        filled += hashes[j] > 0
+        total += counts[j]
+    return total / filled
+
+
+@njit(cache=True, nogil=True)
+def _tally(bucket: int, counts: Array) -> None:
+    """Count a class; when its count is full, all are halved."""
+    if counts[bucket] == _LABEL_FULL:
+        for j in range(LABEL_BUCKETS):
+            counts[j] >>= 1
+    counts[bucket] += 1
+
+
+@njit(cache=True, nogil=True)
+def _entropy(counts: Array) -> float:
+    total, weighted = 0, 0.0
+    for j in range(LABEL_BUCKETS):
+        count = int(counts[j])
+        total += count
+        if count > 1:
+            weighted += count * np.log(count)
+    return float(np.log(total) - weighted / total) if total > 0 else np.nan
