@@ -13,6 +13,8 @@ from streams.localkafka import LocalKafka, LocalKafkaError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytest_plugins = ["grafana_fixtures"]
+
 
 @pytest.fixture(scope="session")
 def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
