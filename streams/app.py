@@ -32,6 +32,7 @@ from streams.outputs import OutputWriter
 from streams.pipeline import build_pipeline, load_references
 from streams.settings import Settings, load_settings
 from streams.state import FencedState
+from streams.statestore import StateStore
 from streams.topics import TopicError, check_topics
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class WorkerApp(faust.App):
         self.build = build
         self.outputs = OutputWriter(settings)
         self.metrics = Metrics()
-        self.fences = FencedState(settings, build, self.outputs, self.metrics)
+        self.store = StateStore(settings)
+        self.fences = FencedState(settings, build, self.outputs, self.store, self.metrics)
         self.policies = PolicyFeed(settings)
         super().__init__(settings.consumer_group, **_faust_settings(settings))
         self.on_rebalance_complete.connect(self._take_over)
@@ -110,6 +112,7 @@ class WorkerApp(faust.App):
             )
         await asyncio.to_thread(warm_up, self.build, settings)
         await self.outputs.start()
+        await self.store.start()
         policy = await self.policies.catch_up()
         if policy is not None:
             await self.adopt(policy)
@@ -119,6 +122,7 @@ class WorkerApp(faust.App):
         await super().on_shutdown()
         await self.policies.close()
         await self.outputs.stop()
+        await self.store.stop()
 
     async def apply(self, chunk: Chunk, step: Step) -> None:
         """Run a chunk through its pipeline; a failure stops the worker, for going on would lose the chunk."""
@@ -158,13 +162,20 @@ class WorkerApp(faust.App):
             raise
 
     async def _snapshot_regularly(self) -> None:
+        """Store each partition once an interval, one after the other, so that the load is even."""
         while not self.should_stop:
-            await self.sleep(self.worker_settings.snapshot_interval_s)
-            await self._snapshot()
+            partitions = sorted(self.fences.partitions) or [-1]
+            for partition in partitions:
+                await self.sleep(self.worker_settings.snapshot_interval_s / len(partitions))
+                await self._snapshot(partition)
 
-    async def _snapshot(self) -> None:
+    async def _snapshot(self, partition: int | None = None) -> None:
+        """Store a partition, or all."""
         try:
-            await self.fences.snapshot_all()
+            if partition is None:
+                await self.fences.snapshot_all()
+            else:
+                await self.fences.snapshot(partition)
         except Exception as error:
             await self.stop_for(error)
             raise

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from streams.codec import Rejection
     from streams.settings import Settings
 
+_PART_BYTES = 1024 * 1024
 REFERENCE_SUFFIX = ".reference"
 
 
@@ -79,6 +80,7 @@ class Pipeline:
         self._settings = settings
         self._clock = clock
         self._limit = DeadLetterLimit(settings.dead_letters)
+        self._part_names: set[str] = set()
 
     def process(self, messages: Sequence[Message], now_ms: int | None = None) -> Outputs:
         """Process messages of one topic, in order; `now_ms` stands in for the clock.
@@ -129,6 +131,32 @@ class Pipeline:
     def dump(self) -> bytes:
         """Return the whole state, self-describing and versioned."""
         return msgspec.msgpack.encode(_Dump(1, self.engine.dump(), self._policy.dump()))
+
+    def dump_parts(self, *, changed_only: bool = False) -> dict[str, bytes | memoryview | None]:
+        """Return the state in named parts, or those that changed since the last call; None: it is gone.
+
+        Atomic, and not affected by what is processed later. Parts are opaque; together they restore.
+        """
+        blob = memoryview(self.dump())
+        parts: dict[str, bytes | memoryview | None] = {
+            f"whole/{start // _PART_BYTES}": blob[start : start + _PART_BYTES]
+            for start in range(0, len(blob), _PART_BYTES)
+        }
+        gone = self._part_names - parts.keys() if changed_only else set()
+        self._part_names = set(parts)
+        return parts | dict.fromkeys(gone)
+
+    def restore_parts(self, parts: Mapping[str, bytes]) -> None:
+        """Replace the state by all parts of a dump.
+
+        Raises
+        ------
+        StateVersionError
+            If they are damaged or were written by another version; the pipeline must then not be used.
+        """
+        self._part_names = set(parts)
+        names = sorted(parts, key=lambda name: int(name.removeprefix("whole/")))
+        self.restore(b"".join(parts[name] for name in names))
 
     def restore(self, blob: bytes) -> None:
         """Replace the state by a dump.
