@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 FORMAT_VERSION = 2
-PIECE_BYTES = 768 * 1024
+PIECE_BYTES = 960 * 1024
 """Below the megabyte that brokers take in one record by default."""
 SLOTS = 3
 _LOT_BITS = 32
@@ -216,19 +216,17 @@ class Shelf:
             pieces={name: tuple(counts) for name, counts in self._standing.items()},
         )
 
-    def cut(self, name: str, part: bytes | bytearray | memoryview) -> Iterator[Piece]:
+    def cut(self, name: str, part: bytes) -> Iterator[Piece]:
         """Yield the pieces of a placed part; no bytes are copied."""
-        view = memoryview(part).cast("B")
+        view = memoryview(part)
         for piece in range(piece_count(len(view))):
             key = piece_key(self.generation, name, self._slots[name], piece)
             yield Piece(name, key, view[piece * PIECE_BYTES : (piece + 1) * PIECE_BYTES])
 
-    def list_parts(self, stored: Mapping[str, Stored], gone: Iterable[str]) -> dict[str, PartEntry]:
-        """Return the parts of the snapshot being written: what was stored now, and what did not change."""
-        parts = dict(self.newest)
-        for name in gone:
-            parts.pop(name, None)
-        return parts | {name: PartEntry(self._slots[name], *told) for name, told in stored.items()}
+    def list_parts(self, stored: Mapping[str, Stored], names: Iterable[str]) -> dict[str, PartEntry]:
+        """Return the parts `names` of the snapshot being written: stored now, or where they stood."""
+        fresh = {name: PartEntry(self._slots[name], *told) for name, told in stored.items()}
+        return {name: fresh[name] if name in fresh else self.newest[name] for name in names}
 
     def complete(self, parts: dict[str, PartEntry]) -> list[bytes]:
         """Take a snapshot for complete; return the keys that no snapshot needs any more."""

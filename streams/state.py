@@ -31,7 +31,7 @@ from streams.metrics import Lag
 from streams.outputs import list_outputs
 from streams.recovery import log_bounds
 from streams.snapshot import Shelf, SnapshotMeta, next_generation
-from streams.statestore import measure_dump
+from streams.statestore import take_dump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from streams.outputs import Output, OutputWriter
     from streams.pipeline import Outputs, Pipeline
     from streams.settings import Settings
-    from streams.statestore import Found, Part, StateStore
+    from streams.statestore import Dump, Found, StateStore
 
     Step = Callable[[Pipeline, Sequence[Message]], Iterable[Outputs]]
     """Takes a pipeline and messages that are not in it yet; gives the outputs."""
@@ -246,22 +246,21 @@ class FencedState:
                 held=tuple(held or ()),
             )
             outputs, state.unstored, state.changed = state.unstored, [], False
-            parts = await asyncio.to_thread(state.pipeline.dump_parts, changed_only=bool(state.shelf.number))
+            dump = await asyncio.to_thread(take_dump, state.pipeline, changed_only=state.shelf.number > 0)
             if held is not None:  # no event may see the turn before it is durable
-                await self._write(state, parts, meta, outputs)
+                await self._write(state, dump, meta, outputs)
                 state.unstored += await self._writer.publish(state.partition, held)
                 return
-        await self._write(state, parts, meta, outputs)
+        await self._write(state, dump, meta, outputs)
 
     async def _write(
         self,
         state: PartitionState,
-        parts: Mapping[str, Part | None],
+        dump: Dump,
         meta: SnapshotMeta,
         outputs: list[asyncio.Future[Any]],
     ) -> None:
-        with self._metrics.snapshot_seconds.time():
-            dump = await asyncio.to_thread(measure_dump, parts)
+        with self._metrics.time_snapshot():
             await self._store.write(state.partition, state.shelf, dump, meta, outputs)
         state.durable = meta.fences
         if state.found is not None and state.shelf.number > 1:

@@ -29,10 +29,9 @@ from streams.snapshot import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from streams.pipeline import Pipeline
     from streams.settings import Settings
     from streams.snapshot import PartEntry, SnapshotMeta
-
-    Part = bytes | bytearray | memoryview
 
 _BATCH_BYTES = 1024 * 1024 - 4096
 """One piece with its key; a batch is what the producer waits for before it takes the next piece."""
@@ -44,18 +43,18 @@ _log = structlog.get_logger(__name__)
 
 
 class Dump(NamedTuple):
-    """Parts of one pipeline at one moment."""
+    """A pipeline's state at one moment: the parts that changed, their checksums, and the names of all."""
 
-    changed: Mapping[str, Part]
-    gone: frozenset[str]
-    checksums: Mapping[str, int]
+    changed: dict[str, bytes]
+    checksums: dict[str, int]
+    names: frozenset[str]
 
 
-def measure_dump(parts: Mapping[str, Part | None]) -> Dump:
-    """Checksum what a pipeline dumped; releases the GIL, so that it may run in a thread of its own."""
-    changed = {name: part for name, part in parts.items() if part is not None}
-    gone = frozenset(name for name, part in parts.items() if part is None)
-    return Dump(changed, gone, {name: crc32(part) for name, part in changed.items()})
+def take_dump(pipeline: Pipeline, *, changed_only: bool) -> Dump:
+    """Dump and checksum; may run in a thread, while nobody else uses the pipeline."""
+    changed = dict(pipeline.dump_parts(changed_only=changed_only))
+    checksums = {name: crc32(part) for name, part in changed.items()}
+    return Dump(changed, checksums, pipeline.part_names)
 
 
 @dataclass(slots=True)
@@ -126,7 +125,7 @@ class StateStore:
         KafkaError
             If it cannot be stored; the shelf must then not be used any more.
         """
-        plan = shelf.place({name: len(memoryview(part).cast("B")) for name, part in dump.changed.items()})
+        plan = shelf.place({name: len(part) for name, part in dump.changed.items()})
         await self._write_record(partition, plan)
         sent: dict[str, list[asyncio.Future[Any]]] = {}
         for name, part in dump.changed.items():
@@ -138,10 +137,10 @@ class StateStore:
         stored: dict[str, Stored] = {}
         for name, futures in sent.items():
             told = await asyncio.gather(*futures)
-            size = memoryview(dump.changed[name]).nbytes
-            stored[name] = Stored(size, dump.checksums[name], tuple(record.offset for record in told))
+            offsets = tuple(record.offset for record in told)
+            stored[name] = Stored(len(dump.changed[name]), dump.checksums[name], offsets)
         await asyncio.gather(*outputs)
-        parts = shelf.list_parts(stored, dump.gone)
+        parts = shelf.list_parts(stored, dump.names)
         await self._write_record(
             partition, Manifest(generation=shelf.generation, number=shelf.number, meta=meta, parts=parts)
         )

@@ -23,7 +23,7 @@ DEFAULT_PARTITIONS = 8
 DEFAULT_PREFIX = "modelwarden."
 _CONNECT_TIMEOUT_MS = 5_000
 _REQUEST_TIMEOUT_MS = 30_000
-"""Making eleven topics takes a busy broker seconds."""
+"""Making a dozen topics takes a busy broker seconds."""
 _COMPACTION_LAG_MS = "3600000"
 """A restarted worker reads its own late commands back; none may have been compacted away by then."""
 

@@ -73,6 +73,8 @@ class CountingPipeline:
     def set_policy(self, policy: object) -> None:
         """Take no notice: counting follows no policy."""
 
+    part_names = frozenset(f"bucket/{number}" for number in range(BUCKETS))
+
     def dump_parts(self, *, changed_only: bool) -> dict[str, bytes]:
         if self.partition >= 0:
             path = Path(os.environ["COUNTS_DIR"]) / f"{self.partition}-{os.getpid()}.json"
@@ -95,7 +97,7 @@ class CountingPipeline:
 
 def read_counts(parts: Mapping[str, bytes]) -> Counter[str]:
     """What a dump holds."""
-    assert sorted(parts) == [f"bucket/{number}" for number in range(BUCKETS)]
+    assert set(parts) == CountingPipeline.part_names
     return sum(
         (Counter(msgspec.json.decode(part, type=dict[str, int])) for part in parts.values()), Counter()
     )

@@ -59,14 +59,14 @@ class Writer:
     topics: Topics
     shelf: Shelf
 
-    def write(self, parts: dict[str, bytes], gone: set[str], number: int) -> None:
+    def write(self, parts: dict[str, bytes], names: set[str], number: int) -> None:
         plan = self.shelf.place({name: len(part) for name, part in parts.items()})
         self.topics.write("snapshots", *encode_record(plan))
         stored = {}
         for name, part in parts.items():
             offsets = [self.topics.write("state", p.key, bytes(p.value)) for p in self.shelf.cut(name, part)]
             stored[name] = Stored(len(part), crc32(part), tuple(offsets))
-        entries = self.shelf.list_parts(stored, gone)
+        entries = self.shelf.list_parts(stored, names)
         meta = SnapshotMeta(fences={"events": number}, outputs={})
         manifest = Manifest(
             generation=self.shelf.generation, number=self.shelf.number, meta=meta, parts=entries
@@ -121,8 +121,7 @@ def test_any_crash_and_any_compaction_leave_the_newest_two_complete_snapshots(
             changed = {
                 name: part for name, part in state.items() if change.get(name) == part or number == first
             }
-            gone = {name for name, part in change.items() if part is None and number != first}
-            writer.write(changed, gone, number)
+            writer.write(changed, set(state), number)
             truth.append((number, dict(state)))
     except InterruptedError:
         stood = [
@@ -137,17 +136,17 @@ def test_no_number_of_snapshots_leaves_more_than_three_versions_of_a_part() -> N
     topics = Topics()
     writer = Writer(topics, Shelf(1))
     for number in range(20):
-        writer.write({"a": b"%d" % number * 20}, {"b"} if number % 2 else set(), number)
+        writer.write({"a": b"%d" % number * 20}, {"a"}, number)
     assert len(topics.compacted()["state"]) <= 3 * 3
 
 
 def test_what_is_gone_is_taken_off_once_no_snapshot_needs_it() -> None:
     topics = Topics()
     writer = Writer(topics, Shelf(1))
-    writer.write({"a": b"a", "b": b"b" * 40}, set(), 0)
-    writer.write({}, {"b"}, 1)
+    writer.write({"a": b"a", "b": b"b" * 40}, {"a", "b"}, 0)
+    writer.write({}, {"a"}, 1)
     assert restore_all(topics)[1] == (0, {"a": b"a", "b": b"b" * 40})
-    writer.write({}, set(), 2)
+    writer.write({}, {"a"}, 2)
     assert [key[13:] for key, _ in topics.compacted()["state"].values()] == [b"a"]
 
 
@@ -155,7 +154,7 @@ def test_a_plan_names_every_key_of_its_generation() -> None:
     topics = Topics()
     writer = Writer(topics, Shelf(7))
     for number in range(5):
-        writer.write(dict.fromkeys(NAMES[:number + 1], b"x" * (10 * number + 1)), set(), number)
+        writer.write(dict.fromkeys(NAMES[: number + 1], b"x" * (10 * number + 1)), set(), number)
     written = {key for key, value in topics.logs["state"] if value is not None}
     records = [decode_record(key, value or b"") for key, value in topics.compacted()["snapshots"].values()]
     (plan,) = [record for record in records if isinstance(record, Plan)]
@@ -165,10 +164,10 @@ def test_a_plan_names_every_key_of_its_generation() -> None:
 def test_a_late_snapshot_of_a_stalled_worker_neither_wins_nor_destroys() -> None:
     topics = Topics()
     zombie, mine = Writer(topics, Shelf(4)), Writer(topics, Shelf(5))
-    zombie.write({"a": b"old"}, set(), 1)
-    mine.write({"a": b"new"}, set(), 2)
+    zombie.write({"a": b"old"}, {"a"}, 1)
+    mine.write({"a": b"new"}, {"a"}, 2)
     for number in range(3, 8):
-        zombie.write({"a": b"late %d" % number}, set(), number)
+        zombie.write({"a": b"late %d" % number}, {"a"}, number)
     assert restore_all(topics)[0] == (2, {"a": b"new"})
 
 

@@ -86,13 +86,15 @@ class LedgerPipeline:
     def set_policy(self, policy: Policy) -> None:
         self.policy = policy
 
+    part_names = frozenset(Ledger.__struct_fields__)
+
     def dump_parts(self, *, changed_only: bool) -> dict[str, bytes]:
         fresh = {name: b"%d" % getattr(self.ledger, name) for name in Ledger.__struct_fields__}
         stored, self.stored = self.stored, fresh
         return {name: part for name, part in fresh.items() if not changed_only or stored.get(name) != part}
 
     def restore_parts(self, parts: dict[str, bytes]) -> None:
-        assert set(parts) == set(Ledger.__struct_fields__)
+        assert set(parts) == self.part_names
         self.ledger = Ledger(**{name: int(part) for name, part in parts.items()})
 
 
