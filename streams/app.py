@@ -11,8 +11,9 @@ import asyncio
 import base64
 import logging
 import os
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import faust
 import structlog
@@ -34,6 +35,7 @@ from streams.settings import Settings, load_settings
 from streams.state import FencedState
 from streams.statestore import StateStore
 from streams.topics import TopicError, check_topics
+from streams.watchdog import RESTART_EXIT_CODE, Watchdog, ask_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,9 +77,16 @@ class WorkerApp(faust.App):
         self.store = StateStore(settings)
         self.fences = FencedState(settings, build, self.outputs, self.store, self.metrics)
         self.policies = PolicyFeed(settings)
+        self.watchdog = Watchdog(
+            settings.watchdog,
+            positions=self.fences.read_positions,
+            is_rebalancing=lambda: bool(self.rebalancing),
+            bounds=partial(ask_bounds, settings.kafka),
+        )
         super().__init__(settings.consumer_group, **_faust_settings(settings))
         self.on_rebalance_complete.connect(self._take_over)
         self.task(self._snapshot_regularly)
+        self.task(self.watchdog.run)
         if settings.metrics.enabled:
             self.task(self._serve_metrics)
 
@@ -250,14 +259,22 @@ def build_app(settings: Settings, build: Callable[[Settings], Pipeline] = build_
 
 
 class _Worker(faust.Worker):
-    """Faust's process, with the logs as they were set up."""
+    """Faust's process, with the logs as they were set up and the watchdog's exit code."""
+
+    def execute_from_commandline(self) -> NoReturn:
+        try:
+            super().execute_from_commandline()
+        except SystemExit as ended:
+            wanted = self.app.watchdog.reason is not None
+            raise SystemExit(RESTART_EXIT_CODE if wanted else ended.code) from None
+        raise SystemExit  # Faust's own never comes here, but does not say so
 
     def _setup_logging(self) -> None:
         logging.getLogger("kafka").setLevel(logging.WARNING)
 
 
 def run_worker(app: WorkerApp) -> None:
-    """Run the application until it is stopped; exits the process, with code 1 after a failure."""
+    """Run the application until it is stopped; exits the process (1 after a failure, 75: start it again)."""
     _Worker(app, loglevel="INFO", redirect_stdouts=False).execute_from_commandline()
 
 

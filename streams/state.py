@@ -160,6 +160,14 @@ class FencedState:
                 found[tp] = fence + 1 if fence is not None else offset or state.oldest[topic]
         return found
 
+    def read_positions(self) -> dict[TP, int]:
+        """Return the offset behind the last event in the state, by place."""
+        topic = self.events_topic
+        return {
+            TP(topic, state.partition): state.fences.get(topic, state.oldest.get(topic, 0) - 1) + 1
+            for state in self.partitions.values()
+        }
+
     async def drained(self) -> None:
         """Make everything processed durable. Raises KafkaError."""
         await self.snapshot_all()
