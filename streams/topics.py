@@ -1,7 +1,8 @@
 """The topics of a deployment: what they must be, making them, checking them.
 
-Partition p of `state`, `snapshots`, `alerts`, `commands`, `audit` and `dead-letter` belongs to partition p of
-`events`: the worker that owns one writes the others. So all of them have the same number of partitions.
+Partition p of `state`, `snapshots`, `alerts`, `decisions`, `commands`, `audit` and `dead-letter` belongs to
+partition p of `events`: the worker that owns one writes the others. So all of them have the same number of
+partitions.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ TOPICS: tuple[TopicSpec, ...] = (
     ),
     TopicSpec(name="acks", keyed=True),
     TopicSpec(name="feedback", keyed=True, config={"retention.ms": "-1"}),
+    TopicSpec(name="decisions", keyed=True, config={"retention.ms": "-1"}),
     TopicSpec(name="policy", keyed=False, compacted=True),
+    TopicSpec(name="allowlist", keyed=False, compacted=True),
     TopicSpec(name="reference", keyed=False, compacted=True),
     TopicSpec(name="profiles", keyed=True),
     TopicSpec(
