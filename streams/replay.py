@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from detectors.engine import Engine
     from sinks.files import FileSink
     from sinks.records import Command, DeadLetter, Decision
     from streams.bus.base import Bus, Message
+    from streams.fleet import Historian
     from streams.pipeline import Outputs, Pipeline
     from streams.places import TopicPlace
 
@@ -130,20 +132,24 @@ class Replay:
     waiting : callable, optional
         Makes a context for every wait for input, inside which KeyboardInterrupt, too, ends the replay with
         what there is.
+    historian : Historian, optional
+        Follows some keys through this replay; it finds the same without one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is independent of the others
         self,
         build: Callable[[], Pipeline],
         *,
         stopped: Callable[[], bool] = lambda: False,
         tell: Callable[[int], None] = lambda _: None,
         waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+        historian: Historian | None = None,
     ) -> None:
         self._build = build
         self._stopped = stopped
         self._tell = tell
         self._waiting = waiting
+        self._historian = historian
         self._pipelines: dict[int, Pipeline] = {}
         self.collected = Collected()
         self.complete = False
@@ -193,10 +199,18 @@ class Replay:
             partition = batch[0].partition
             if partition not in self._pipelines:
                 self._pipelines[partition] = self._build()
-            self.collected.add(self._pipelines[partition].process(batch))
+            self._process(self._pipelines[partition], batch)
         # Also at the end of the input: Ctrl-C may have ended what writes it.
         self.complete = not self._stopped()
         self.collected.sort()
+
+    def _process(self, pipeline: Pipeline, batch: Sequence[Message]) -> None:
+        if self._historian is None:
+            self.collected.add(pipeline.process(batch))
+            return
+        for piece, due in self._historian.cut(batch):
+            self.collected.add(pipeline.process(piece))
+            self._historian.note(pipeline.engine, due)
 
     def _next(self, batches: Iterator[list[Message]]) -> list[Message]:
         try:
@@ -204,6 +218,11 @@ class Replay:
                 return next(batches, [])
         except KeyboardInterrupt:
             return []
+
+    @property
+    def engines(self) -> list[Engine]:
+        """The engines, by partition."""
+        return [self._pipelines[partition].engine for partition in sorted(self._pipelines)]
 
     @property
     def models(self) -> set[str]:
