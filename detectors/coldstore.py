@@ -60,13 +60,15 @@ class ColdStore:
         """Summaries lost for lack of room."""
         return self._table.evictions
 
-    def put(self, entities: NDArray[np.uint64], last_ms: NDArray[np.int64], rows: Array) -> None:
-        """Keep the summaries (n,) of packed entities (n, 3), last seen at those times."""
+    def put(self, entities: NDArray[np.uint64], last_ms: NDArray[np.int64], rows: Array) -> NDArray[np.int64]:
+        """Keep summaries (n,) of packed entities (n, 3), last seen at those times; return their places."""
+        places = np.empty(len(entities), np.int64)
         for start in range(0, len(entities), self._table.capacity):
             cut = slice(start, start + self._table.capacity)
-            slots = self._table.lookup_entities(entities[cut], last_ms[cut]).slots
+            slots = places[cut] = self._table.lookup_entities(entities[cut], last_ms[cut]).slots
             self._rows = grow_array(self._rows, len(self._table), self._table.capacity)
             self._rows[slots] = rows[cut]
+        return places
 
     def recall(self, entities: NDArray[np.uint64]) -> tuple[Array, NDArray[np.bool_]]:
         """Return the summaries of packed entities (n, 3), and which are known; unknown rows are zero."""
@@ -78,10 +80,13 @@ class ColdStore:
 
     def dump(self) -> dict[str, Array]:
         """Return the state as arrays of plain dtypes: the table's, and `rows`, uint8 (n, itemsize)."""
-        rows = np.ascontiguousarray(self._rows[: len(self)])
-        return self._table.dump() | {
-            "rows": rows.view(np.uint8).reshape(len(self), rows.dtype.itemsize).copy()
-        }
+        return self._table.dump() | self.rows(slice(None))
+
+    def rows(self, cut: slice) -> dict[str, Array]:
+        """Return what is kept at some places: `entities`, `last_ms` and `rows`."""
+        rows = self._rows[: len(self)][cut]
+        width = rows.dtype.itemsize
+        return self._table.rows(cut) | {"rows": rows.view(np.uint8).reshape(len(rows), width).copy()}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """Replace the state by a dump.

@@ -162,11 +162,11 @@ class KeyTable:
 
     def dump(self) -> dict[str, Array]:
         """Return the state as arrays (copies): `entities`, `last_ms`, `evictions`."""
-        return {
-            "entities": self._entities[: self._used].copy(),
-            "last_ms": self._seen[: self._used, 0].copy(),
-            "evictions": np.array([self._evictions], np.int64),
-        }
+        return self.rows(slice(None)) | {"evictions": np.array([self._evictions], np.int64)}
+
+    def rows(self, cut: slice) -> dict[str, Array]:
+        """Return what is kept of some slots in use: `entities` and `last_ms` (copies)."""
+        return {"entities": self.entities[cut].copy(), "last_ms": self.last_ms[cut].copy()}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """Replace the state by a dump; slots stay what they were.

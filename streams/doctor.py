@@ -124,7 +124,7 @@ def check_kernels() -> Check:
 
 def check_memory(settings: Settings) -> Check:
     """Compare what the key tables can grow to, with every partition here, with the machine's memory."""
-    from detectors.engine import FIELDS  # noqa: PLC0415 - brings numba
+    from detectors.keystate import FIELDS  # noqa: PLC0415 - brings numba
     from detectors.keytable import memory_estimate_bytes  # noqa: PLC0415 - same
     from detectors.slabs import slot_bytes  # noqa: PLC0415 - same
     from streams.topics import DEFAULT_PARTITIONS  # noqa: PLC0415 - brings kafka-python

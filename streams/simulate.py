@@ -100,7 +100,9 @@ class Simulation:
             raise SimulationError(
                 "--attacks", "no key is left to make traffic", "Name a persona or an attack"
             )
-        traces = _benign_traces(plan, benign, attacks, random)
+        if plan.benign_keys is None and benign:
+            attacks = _cut_to_share(attacks, int(plan.events * ATTACK_SHARE))
+        traces = _benign_traces(plan, benign, plan.events - sum(map(len, attacks)), random)
         traces += _attack_traces(plan, traces, attacks)
         secret = plan.secret or blake2b(b"%d" % plan.seed, digest_size=32, person=b"mw-simulate").digest()
         self.keys = [
@@ -160,11 +162,16 @@ def _choose(sample: Sequence[KeyTrace], field: str, wanted: tuple[str, ...] | No
     return [trace for trace in sample if getattr(trace, field) in chosen]
 
 
+def _cut_to_share(attacks: Sequence[KeyTrace], queries: int) -> list[KeyTrace]:
+    """Cut attacks to equal numbers of queries, so many in all; leave out those without room for one."""
+    chosen = attacks[: max(queries, 1)]
+    return [trace.take(slice(max(queries // len(chosen), 1))) for trace in chosen]
+
+
 def _benign_traces(
-    plan: Plan, benign: Sequence[KeyTrace], attacks: Sequence[KeyTrace], random: np.random.Generator
+    plan: Plan, benign: Sequence[KeyTrace], wanted: int, random: np.random.Generator
 ) -> list[KeyTrace]:
     """Draw benign keys without repetition as long as there are others, then again at other times."""
-    wanted = plan.events - min(sum(map(len, attacks)), int(plan.events * ATTACK_SHARE))
     drawn: list[KeyTrace] = []
     events = 0
     while len(drawn) < plan.benign_keys if plan.benign_keys is not None else events < wanted:
@@ -193,14 +200,12 @@ def _attack_traces(plan: Plan, benign: Sequence[KeyTrace], attacks: Sequence[Key
         return []
     if not benign:
         return list(attacks)
-    queries = max(1, int(plan.events * ATTACK_SHARE) // len(attacks)) if plan.benign_keys is None else None
-    cut = [trace.take(slice(queries)) for trace in attacks]
     calls = np.sort(np.concatenate([trace.time_ms for trace in benign]))
-    calls = calls[: max(plan.events - sum(map(len, cut)), 1)]
-    starts = calls[[len(calls) * (i + 1) // (len(cut) + 1) for i in range(len(cut))]]
+    calls = calls[: max(plan.events - sum(map(len, attacks)), 1)]
+    starts = calls[[len(calls) * (i + 1) // (len(attacks) + 1) for i in range(len(attacks))]]
     return [
         replace(trace, time_ms=trace.time_ms - trace.time_ms[0] + start)
-        for trace, start in zip(cut, starts.tolist(), strict=True)
+        for trace, start in zip(attacks, starts.tolist(), strict=True)
     ]
 
 

@@ -27,8 +27,9 @@ from engine_speed import ROWS, make_batches, measure, reference
 from river.anomaly import HalfSpaceTrees
 
 from detectors.calibration import fit_reference
-from detectors.engine import FIELDS, Engine, EngineSettings
+from detectors.engine import Engine, EngineSettings
 from detectors.evidence import EXPERTS, p_values, update
+from detectors.keystate import FIELDS
 from detectors.prada import Prada, first_alarm
 from detectors.signals.out_of_distribution import distances
 from detectors.slabs import slot_bytes

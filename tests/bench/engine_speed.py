@@ -20,7 +20,8 @@ from traffic import MODEL, honest
 
 from detectors.batch import build_batch
 from detectors.calibration import fit_reference
-from detectors.engine import _COLD_ROW, FIELDS, Engine, EngineSettings
+from detectors.engine import Engine, EngineSettings
+from detectors.keystate import COLD_ROW, FIELDS
 from detectors.slabs import slot_bytes
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def main() -> None:
     """Print the figures."""
     spent_us, engine = measure(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)
     print(f"{spent_us:.2f} us of CPU an event, {engine.key_count:,} keys seen")
-    print(f"{slot_bytes(FIELDS):,} B a hot key, {_COLD_ROW.itemsize} B a cold one (its index apart)")
+    print(f"{slot_bytes(FIELDS):,} B a hot key, {COLD_ROW.itemsize} B a cold one (its index apart)")
 
 
 if __name__ == "__main__":

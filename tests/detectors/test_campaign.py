@@ -22,6 +22,7 @@ from detectors.campaign.pace import CAMPAIGN_BUDGETS, pace_p_value
 from detectors.campaign.pooled import owner_ids
 from detectors.campaign.summaries import SUMMARY_BYTES, Summaries
 from detectors.engine import STATE_VERSION, Engine, EngineSettings, StateError
+from detectors.parts import PartWriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,10 +182,14 @@ def test_summaries_are_small_bounded_and_give_way_when_idle() -> None:
 def test_a_dump_that_names_unknown_groups_is_refused() -> None:
     engine = Engine(EngineSettings(), {MODEL: reference()})
     engine.process(interleave(split()).take(slice(0, 700)))
-    arrays, meta = unpack_arrays(engine.dump(), "engine", STATE_VERSION)
-    arrays[f"campaign.{MODEL}.group"][0] = 12345
+    arrays, blobs, meta = PartWriter(STATE_VERSION).read(dict(engine.dump_parts(changed_only=False)))
+    linked, counters = unpack_arrays(blobs["campaigns/0"], "campaigns", STATE_VERSION)
+    linked["group"][0] = 12345
+    blobs["campaigns/0"] = pack_arrays("campaigns", STATE_VERSION, linked, counters)
+    writer = PartWriter(STATE_VERSION)
+    parts = dict(writer.write(iter(arrays.items()), iter(blobs.items()), meta, changed_only=False))
     with pytest.raises(StateError, match="12345"):
-        engine.restore(pack_arrays("engine", STATE_VERSION, arrays, meta))
+        engine.restore_parts(parts)
 
 
 def test_rows_without_a_sketch_count_without_content() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sinks.records import ServingEvent
@@ -36,6 +36,8 @@ def simulate(**plan: Any) -> tuple[Simulation, list[ServingEvent]]:
 
 
 @settings(max_examples=15, deadline=None)
+@example(events=268, seed=25842345, speed=1.0, attacks=None)
+@example(events=10, seed=0, speed=1.0, attacks=None)
 @given(
     events=st.integers(1, 3000),
     seed=st.integers(0, 2**63),
@@ -53,7 +55,7 @@ def test_a_plan_is_kept(events: int, seed: int, speed: float, attacks: tuple[str
     labels = {label.key: label for label in simulation.labels()}
     assert {key: label.queries for key, label in labels.items()} == Counter(event.key for event in made)
     hostile = sum(label.queries for label in labels.values() if label.kind == "attack")
-    assert hostile <= max(events * ATTACK_SHARE, 8)
+    assert hostile <= max(events * ATTACK_SHARE, 1)
     assert {label.name for label in labels.values() if label.kind == "attack"} <= set(
         attacks or labels_of_all()
     )
