@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint lock clean
+.PHONY: run test lint packages lock clean
 
 run: .venv/run-installed ## Set everything up and show real attacks being found among real customers
 	@$(BIN)/modelwarden demo
@@ -35,6 +35,11 @@ lint: .venv/test-installed ## Everything but the tests
 	@$(PIP) install --require-hashes -r requirements-test.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/run-installed
+
+packages: ## Install the programs that some tests use if they are there (Debian and Ubuntu; needs root)
+	apt-get update
+	apt-get install --yes --no-install-recommends $(PACKAGES)
+PACKAGES := chromium fonts-dejavu-core
 
 lock: ## Resolve the dependencies again (needs uv)
 	uv pip compile $(LOCK) --extra build pyproject.toml -o requirements.lock

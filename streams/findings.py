@@ -97,9 +97,7 @@ def read_topics(bus: Bus, settings: Settings, key: str | None = None) -> Finding
     return _findings(f"{KAFKA}{settings.kafka}", key, lines)
 
 
-def _findings(
-    source: str, key: str | None, lines: Callable[[str], Iterable[tuple[str, bytes]]]
-) -> Findings:
+def _findings(source: str, key: str | None, lines: Callable[[str], Iterable[tuple[str, bytes]]]) -> Findings:
     def read(kind: str) -> list[Any]:
         return decode_records(KINDS[kind][1], lines(kind), key)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from detectors.engine import KeySummary
+from detectors.keysummary import KeySummary
 from streams.findings import decode_records, read_file
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from detectors.engine import Engine
+    from sinks.files import FileSink
     from streams.bus.base import Message
 
 KEPT_KEYS = 10_000
@@ -73,6 +74,14 @@ class KeyStates(msgspec.Struct, frozen=True, kw_only=True):
     fleet: tuple[Fleet, ...] = ()
     """By model, ascending."""
     history: tuple[KeyHistory, ...] = ()
+    span_ms: int = 0
+    """From the first event to the last, of the keys in the state."""
+
+    def write(self, sink: FileSink) -> None:
+        """Write everything into a run's folder."""
+        sink.write("keys", self.keys)
+        sink.write("fleet", self.fleet)
+        sink.write("history", self.history)
 
 
 def evidence_of(p_value: float) -> float:
@@ -80,13 +89,17 @@ def evidence_of(p_value: float) -> float:
     return max(-log10(max(p_value, 1e-300)), 0.0)
 
 
-def survey(engines: Iterable[Engine]) -> KeyStates:
-    """Sum up the keys of some engines."""
+def survey(engines: Iterable[Engine], historian: Historian | None = None) -> KeyStates:
+    """Sum up the keys of some engines, and what a historian noted."""
     counts: dict[str, Counter[int]] = defaultdict(Counter)
+    first_ms, last_ms = 2**63, 0
 
     def counted() -> Iterator[KeySummary]:
+        nonlocal first_ms, last_ms
         for engine in engines:
             for summary in engine.summaries():
+                first_ms = min(first_ms, summary.first_time_ms)
+                last_ms = max(last_ms, summary.last_time_ms)
                 bin_ = int(evidence_of(summary.key_p_value) / EVIDENCE_STEP)
                 counts[summary.model][min(bin_, EVIDENCE_BINS - 1)] += 1
                 yield summary
@@ -100,7 +113,9 @@ def survey(engines: Iterable[Engine]) -> KeyStates:
         )
         for model, count in sorted(counts.items())
     )
-    return KeyStates(keys=tuple(kept), fleet=fleet)
+    history = () if historian is None else historian.history()
+    span_ms = max(last_ms - first_ms, 0)
+    return KeyStates(keys=tuple(kept), fleet=fleet, history=history, span_ms=span_ms)
 
 
 class Historian:

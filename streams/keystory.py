@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from detectors.alert import LEVELS, Alert
-from sinks.records import Command, Decision
+from sinks.records import Command, Decision  # noqa: TC001 - msgspec reads the annotations at run time
 from streams import findings
 from streams.findings import KAFKA, FindingsError, newest_run
 

@@ -37,7 +37,9 @@ def campaign_card(alert: Alert, levels: Mapping[str, str]) -> Markup:
         "found": f"{utc(alert.time_ms)} UTC, offset {alert.offset:,}",
         "MITRE ATLAS": ", ".join(alert.techniques),
     }
-    listed = tag("details", tag("summary", "All keys"), tag("p", ", ".join(alert.members), class_="mono small"))
+    listed = tag(
+        "details", tag("summary", "All keys"), tag("p", ", ".join(alert.members), class_="mono small")
+    )
     words = [
         tag("p", tag("span", f"{LEVEL_MARK[alert.level]} {alert.level}", class_=f"{alert.level} strong")),
         tag("p", alert.sentence),
@@ -85,6 +87,9 @@ def _places(count: int) -> Sequence[tuple[float, float]]:
         wide = 80 if count <= LABELLED_KEYS else 135
         reach = 1.0 if rings == 1 else 0.45 + 0.55 * ring / (rings - 1)
         places.append(
-            (round(_WIDTH / 2 + wide * reach * cos(angle), 1), round(_HEIGHT / 2 + 130 * reach * sin(angle), 1))
+            (
+                round(_WIDTH / 2 + wide * reach * cos(angle), 1),
+                round(_HEIGHT / 2 + 130 * reach * sin(angle), 1),
+            )
         )
     return places

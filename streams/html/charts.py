@@ -58,28 +58,41 @@ def evidence_chart(
 ) -> Markup:
     """Draw how the evidence about a key grew with its queries, the bounds it crossed, what followed."""
     marks = [(a.query_count, evidence_of(a.key_p_value), a) for a in alerts]
-    line = [(p.query_count, p.evidence) for p in points] or [(query, value) for query, value, _ in marks]
-    last = max(query for query, *_ in [*line, *marks])
-    top = max([*(value for _, value in line), *(value for _, value, _ in marks), BOUNDS["critical"]]) + 0.5
+    line = _rising(
+        [(p.query_count, p.evidence) for p in points] + [(query, value) for query, value, _ in marks]
+    )
+    last = line[-1][0]
+    top = max(line[-1][1], BOUNDS["critical"]) + 0.5
     plane = Plane(0, max(last, 2), top)
     parts = [plane.axes([(0, "0"), (last, f"{last:,} queries")], [(n, str(n)) for n in range(int(top) + 1)])]
+    names = []
     for level, bound in BOUNDS.items():
         y = plane.y(bound)
         parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_=f"bound b-{level}"))
-        parts.append(tag("text", level, x=WIDTH - RIGHT, y=y - 4, text_anchor="end", class_=level))
+        names.append(tag("text", level, x=WIDTH - RIGHT, y=y - 4, text_anchor="end", class_=f"halo {level}"))
     path = f"M{plane.x(0)},{plane.y(0)}" + "".join(f"H{plane.x(q)}V{plane.y(v)}" for q, v in line)
     parts.append(tag("path", d=f"{path}H{plane.x(last)}", class_="line"))
+    parts += names
     for query, value, alert in marks:
         title = tag("title", f"{alert.level} at query {query:,}")
         place = {"x": plane.x(query), "y": plane.y(value) + 4.5, "text_anchor": "middle"}
         parts.append(tag("text", LEVEL_MARK[alert.level], title, class_=f"mark {alert.level}", **place))
+    queries = {alert.alert_id: alert.query_count for alert in alerts}
     for command in commands:
-        at = max((p.query_count for p in points if p.time_ms <= command.issued_ms), default=None)
-        if at is not None and command.action != "restore":
+        at = queries.get(command.alert_id)
+        if at is not None:
             title = tag("title", f"{command.action} after query {at:,}")
             place = {"x": plane.x(at), "y": plane.y(0) - 4, "text_anchor": "middle"}
             parts.append(tag("text", COMMAND_MARK, title, class_="mark text", **place))
     return _svg("Evidence by the key's queries", parts)
+
+
+def _rising(places: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Bring (query, evidence) into order; evidence once gathered stays."""
+    line: list[tuple[int, float]] = []
+    for query, value in sorted(places):
+        line.append((query, max(value, line[-1][1] if line else 0.0)))
+    return line
 
 
 def budget_chart(points: Sequence[HistoryPoint], account: Extraction) -> Markup:

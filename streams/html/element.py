@@ -14,10 +14,10 @@ class Markup(str):
     __slots__ = ()
 
 
-Child: TypeAlias = "str | int | None | list[Markup] | tuple[Markup, ...]"
+Child: TypeAlias = "str | int | list[Markup] | tuple[Markup, ...] | None"
 
 
-def tag(name: str, *children: Child, **attributes: object) -> Markup:
+def tag(name: str, /, *children: Child, **attributes: object) -> Markup:
     """Return an element.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Everything about one alerted key: the finding in words, its charts, what was decided, where it came from."""
+"""Everything about one alerted key: the finding in words, its charts, what was decided, its origin."""
 
 from __future__ import annotations
 
@@ -100,18 +100,19 @@ def _part(title: str, body: Markup, note: str = "") -> Markup:
 
 def _evidence(alert: Alert) -> Markup:
     rows = []
+    bounds = [(bound / _SCALE, "soft") for bound in BOUNDS.values()]
     for item in alert.evidence:
         agrees = item.family in alert.families
         share = min(evidence_of(item.key_p_value) / _SCALE, 1.0)
         rows += [
             tag("span", names((item.family,)), class_="strong" if agrees else "muted"),
-            _bar(share, [(bound / _SCALE, "soft") for bound in BOUNDS.values()], is_on=agrees),
             tag("span", _certain(item), class_="value" if agrees else "value muted"),
+            _bar(share, bounds, is_on=agrees),
         ]
     rows += [
         tag("span", "together", class_="strong"),
-        _bar(min(evidence_of(alert.key_p_value) / _SCALE, 1.0), [], is_on=True),
         tag("span", odds(alert.key_p_value), class_="value strong"),
+        _bar(min(evidence_of(alert.key_p_value) / _SCALE, 1.0), bounds, is_on=True),
     ]
     return tag("div", rows, class_="bars")
 
@@ -127,11 +128,11 @@ def _features(features: Sequence[Feature]) -> Markup:
         span = max(feature.observed, feature.expected, feature.benign_high) - low or 1.0
         marks = [((feature.expected - low) / span, ""), ((feature.benign_high - low) / span, "soft")]
         beyond = feature.observed > feature.benign_high
-        numbers = f"{feature.observed:.3g} ({feature.expected:.3g})"
+        numbers = f"{feature.observed:.3g}, typical {feature.expected:.3g}"
         rows += [
             tag("span", feature.name, title=feature.unit, class_="mono"),
-            _bar((feature.observed - low) / span, marks, is_on=beyond),
             tag("span", numbers, class_="value strong" if beyond else "value"),
+            _bar((feature.observed - low) / span, marks, is_on=beyond),
         ]
     return tag("div", rows, class_="bars")
 
@@ -153,7 +154,9 @@ def _decided(found: KeyFindings) -> Markup:
         when = f"{utc(decision.time_ms)}, " + ("feedback" if query is None else f"query {query:,}")
         sent = "sent" if decision.withheld is None else f"withheld: {decision.withheld}"
         lines.append(
-            tag("li", f"{when}: ", tag("span", decision.action, class_="strong"), f" {sent} ({decision.rule})")
+            tag(
+                "li", f"{when}: ", tag("span", decision.action, class_="strong"), f" {sent} ({decision.rule})"
+            )
         )
     if not lines:
         return tag("p", "No rule of the policy matched.", class_="muted")

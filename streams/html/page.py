@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,7 +13,6 @@ from streams.fleet import WATCHED_KEYS, KeyStates
 from streams.html.campaign import campaign_card
 from streams.html.element import Markup, join, tag
 from streams.html.keycard import KeyFindings, key_card
-from streams.html.style import STYLE
 from streams.html.words import COMMAND_MARK, LEVEL_MARK, names, plural, short_time
 
 if TYPE_CHECKING:
@@ -130,7 +130,9 @@ def _when(keys: Sequence[KeyFindings]) -> Markup:
         tag("span", f"{LEVEL_MARK[level]} {level}", class_=level) for level in LEVELS if _has(keys, level)
     ]
     legend.append(tag("span", f"{COMMAND_MARK} newest command"))
-    intro = join("Each line is a key, from its first event to its last. ", *(join(item, "  ") for item in legend))
+    intro = join(
+        "Each line is a key, from its first event to its last. ", *(join(item, "  ") for item in legend)
+    )
     return section("When", intro, tag("div", lanes, class_="card"))
 
 
@@ -157,7 +159,9 @@ def page(facts: Facts, parts: Sequence[Markup | None]) -> bytes:
         tag("p", facts.subtitle, class_="muted"),
         tag("p", facts.warning, class_="banner", role="alert") if facts.warning else None,
         tag("div", tiles, class_="tiles"),
-        tag("ul", [tag("li", note) for note in facts.notes], class_="small muted notes") if facts.notes else None,
+        tag("ul", [tag("li", note) for note in facts.notes], class_="small muted notes")
+        if facts.notes
+        else None,
         *parts,
         tag("footer", tag("p", _FOOTER)),
     )
@@ -168,14 +172,18 @@ def page(facts: Facts, parts: Sequence[Markup | None]) -> bytes:
         tag("meta", name="color-scheme", content="light dark"),
         tag("link", rel="icon", href="data:,"),
         tag("title", facts.title),
-        tag("style", Markup(STYLE)),
+        tag("style", Markup(_style())),
     )
     return b"<!doctype html>\n" + tag("html", head, tag("body", body), lang="en").encode() + b"\n"
 
 
+def _style() -> str:
+    return (files("streams.html") / "style.css").read_text(encoding="utf-8")
+
+
 _FOOTER = (
-    "Made by Modelwarden. Keys appear by reference only (an HMAC); neither raw keys nor raw inputs are in this "
-    "page. An alert is a finding and decides nothing; what follows from it is the policy's. The page loads "
+    "Made by Modelwarden. Keys appear by reference only (an HMAC); neither raw keys nor raw inputs are in "
+    "this page. An alert is a finding and decides nothing; what follows is the policy's. The page loads "
     "nothing and runs no script."
 )
 

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from streams.demo import AttackResult
     from streams.report import FileOutcome, Report
 
-_STYLES = {"red": "critical", "green": "good", "yellow": "notice", "bold green": "good", "bold red": "critical"}
+_STYLES = {
+    "red": "critical",
+    "green": "good",
+    "yellow": "notice",
+    "bold green": "good",
+    "bold red": "critical",
+}
 _MARKS = {"1 %": ("●", "notice"), "0.1 %": ("▲", "warning"), "critical": ("■", "critical")}
 _TICKS = (1, 10, 100, 1000, 10_000)
 
@@ -65,7 +71,10 @@ def evaluation_page(report: Report) -> bytes:
         tiles=tuple(tiles),
     )
     parts = [_dots(report.files)] if attacks else []
-    parts += [section(str(table.title or ""), "", tag("div", table_html(table), class_="card")) for table in tables(report)]
+    parts += [
+        section(str(table.title or ""), "", tag("div", table_html(table), class_="card"))
+        for table in tables(report)
+    ]
     return page(facts, parts)
 
 
@@ -87,13 +96,19 @@ def _dots(files: Sequence[FileOutcome]) -> Markup:
                 marks.append(
                     tag("i", mark, style=f"left:{at:.1f}%", class_=level, title=f"{level}: {query:,.0f}")
                 )
-        never = None if marks else tag("i", "never", style="left:100%;transform:translate(-100%,-50%)", class_="critical small")
+        never = (
+            None
+            if marks
+            else tag("i", "never", style="left:100%;transform:translate(-100%,-50%)", class_="critical small")
+        )
         name = next(iter(by_budget.values())).attack or source
         label = join(name.replace("_", " "), tag("span", f" {victim}, {kind}", class_="muted"))
         rows += [tag("span", label, class_="name"), tag("div", marks, never, class_="track")]
     words = "Queries of a key until its alarm (median over a file's keys), logarithmic. "
     legend = join(words, *(tag("span", f"{mark} {level}  ", class_=level) for mark, level in _MARKS.values()))
-    return section("When attacks are found", legend, tag("div", tag("div", rows, class_="dots"), class_="card"))
+    return section(
+        "When attacks are found", legend, tag("div", tag("div", rows, class_="dots"), class_="card")
+    )
 
 
 def attacks_section(attacks: Sequence[AttackResult]) -> Markup:

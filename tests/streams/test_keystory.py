@@ -15,7 +15,7 @@ from rich.console import Console
 
 from sinks.files import FileSink
 from streams.bus.memory import MemoryBus
-from streams.keystory import KeyStory, FindingsError, newest_run, read_run, read_topics
+from streams.keystory import FindingsError, KeyStory, newest_run, read_run, read_topics
 from streams.keyview import share, show_explained, show_story
 from streams.outputs import list_outputs
 from streams.pipeline import Outputs, Pipeline, build_pipeline
