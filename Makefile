@@ -20,6 +20,7 @@ lint: .venv/test-installed ## Everything but the tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m sinks.schemas --check
+	$(BIN)/python -m sinks.metrics --check
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Modelwarden needs Python 3.11, 3.12 or 3.13 with venv; set PYTHON=/path/to/python"; exit 1; }
@@ -36,10 +37,10 @@ lint: .venv/test-installed ## Everything but the tests
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/run-installed
 
-packages: ## Install the programs that some tests use if they are there (Debian and Ubuntu; needs root)
-	apt-get update
-	apt-get install --yes --no-install-recommends $(PACKAGES)
-PACKAGES := chromium fonts-dejavu-core
+packages: ## Install the programs that some tests use: Prometheus, Alertmanager, Chromium (Debian; needs root)
+	apt-get update -qq
+	apt-get install -qq -y --no-install-recommends $(PACKAGES)
+PACKAGES := prometheus prometheus-alertmanager chromium fonts-dejavu-core
 
 lock: ## Resolve the dependencies again (needs uv)
 	uv pip compile $(LOCK) --extra build pyproject.toml -o requirements.lock

@@ -24,12 +24,13 @@ from streams.agents.events import add_events_agent
 from streams.agents.feedback import add_feedback_agent
 from streams.agents.policy import PolicyFeed, add_policy_agent
 from streams.bus.base import Message
-from streams.errors import PolicyError, SettingsError
+from streams.errors import PolicyError
 from streams.faustbatch import BatchTopic, BatchTransport
 from streams.logs import setup_logs
 from streams.metrics import Metrics
 from streams.outputs import OutputWriter
 from streams.pipeline import build_pipeline, load_references
+from streams.selfwatch import SelfWatch
 from streams.settings import Settings, load_settings
 from streams.state import FencedState
 from streams.topics import TopicError, check_topics
@@ -47,7 +48,6 @@ SESSION_TIMEOUT_S = 6.0
 STATIC_SESSION_TIMEOUT_S = 30.0
 """For a worker with an instance id, which needs no wait when it comes back: time to start again in."""
 HEARTBEAT_S = 1.0
-MEASURE_S = 1.0
 COMMIT_INTERVAL_S = 1.0
 QUEUED_CHUNKS = 32
 FETCH_BYTES = 4 * 1024 * 1024
@@ -73,11 +73,10 @@ class WorkerApp(faust.App):
         self.metrics = Metrics()
         self.fences = FencedState(settings, build, self.outputs, self.metrics)
         self.policies = PolicyFeed(settings)
+        self.self_watch = SelfWatch(self)
         super().__init__(settings.consumer_group, **_faust_settings(settings))
         self.on_rebalance_complete.connect(self._take_over)
         self.task(self._snapshot_regularly)
-        if settings.metrics.enabled:
-            self.task(self._serve_metrics)
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self, loop=self.loop)
@@ -100,6 +99,7 @@ class WorkerApp(faust.App):
     async def on_first_start(self) -> None:
         """Check the topics, compile the kernels and connect, before anything is subscribed to."""
         await super().on_first_start()
+        await self.self_watch.start()
         settings = self.worker_settings
         reports = await asyncio.to_thread(check_topics, settings.kafka, prefix=settings.topic_prefix)
         wrong = [report for report in reports if not report.ok]
@@ -113,12 +113,14 @@ class WorkerApp(faust.App):
         policy = await self.policies.catch_up()
         if policy is not None:
             await self.adopt(policy)
+        self.self_watch.health.is_warm = True
 
     async def on_shutdown(self) -> None:
         """Release the connections, after everything that writes has stopped."""
         await super().on_shutdown()
         await self.policies.close()
         await self.outputs.stop()
+        await self.self_watch.stop()
 
     async def apply(self, chunk: Chunk, step: Step) -> None:
         """Run a chunk through its pipeline; a failure stops the worker, for going on would lose the chunk."""
@@ -156,6 +158,7 @@ class WorkerApp(faust.App):
         except Exception as error:
             await self.stop_for(error)
             raise
+        self.self_watch.health.is_assigned = True
 
     async def _snapshot_regularly(self) -> None:
         while not self.should_stop:
@@ -168,25 +171,6 @@ class WorkerApp(faust.App):
         except Exception as error:
             await self.stop_for(error)
             raise
-
-    async def _serve_metrics(self) -> None:
-        """Answer scrapes for as long as the worker runs."""
-        try:
-            stop = self.metrics.serve(self.worker_settings.metrics)
-        except SettingsError as error:
-            await self.stop_for(error)
-            raise
-        try:
-            while not self.should_stop:
-                engines = [state.pipeline.engine for state in self.fences.partitions.values()]
-                self.metrics.measure(
-                    keys=sum(engine.key_count for engine in engines),
-                    state_bytes=sum(engine.state_bytes for engine in engines),
-                    lags=self.fences.lags(self.consumer.end_offset),
-                )
-                await self.sleep(MEASURE_S)
-        finally:
-            await asyncio.to_thread(stop)
 
 
 def warm_up(build: Callable[[Settings], Pipeline], settings: Settings) -> None:

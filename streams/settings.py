@@ -57,6 +57,19 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     enabled: bool = False
     host: str = "127.0.0.1"
     port: Port = 9464
+    flagged_keys: Annotated[int, Meta(ge=1, le=400)] = 100
+    """Flagged keys that have series, per worker: divide what Prometheus can bear by the workers."""
+    flagged_for_s: Positive = 21_600.0
+    """How long a key stays flagged after its newest alert."""
+
+
+class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the health endpoints, beside the metrics, say no."""
+
+    stuck_s: Positive = 30.0
+    """Not live if the event loop has not turned for so long."""
+    lag_records: Annotated[int, Meta(ge=0)] = 1_000_000
+    """Not ready while more records than this wait, over the partitions here."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,6 +101,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    health: HealthSettings = HealthSettings()
 
     def topic(self, name: str) -> str:
         """Return a topic's full name: `events` becomes `modelwarden.events`."""

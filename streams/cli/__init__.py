@@ -38,6 +38,7 @@ NOUNS = {
         "policy": "Check a policy, make a signing key.",
         "settings": "Show the settings in force.",
         "doctor": "Check everything that a worker needs, and say what to do.",
+        "metrics": "List every metric and what it tells.",
     },
     "Look closer": {
         "key": "Show what was found about an API key, and why.",

@@ -26,7 +26,7 @@ from streams.settings import Settings
 from streams.simulate import Plan, Simulation
 
 sys.path.insert(0, str(Path(__file__).parent))
-from browser import CHROMIUM, MEASURE, open_browser  # type: ignore[import-not-found]
+from browser import CHROMIUM, MEASURE, open_browser
 
 if TYPE_CHECKING:
     from detectors.alert import Alert
