@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint lock clean
+.PHONY: run test lint packages lock clean
 
 run: .venv/run-installed ## Set everything up and show real attacks being found among real customers
 	@$(BIN)/modelwarden demo
@@ -20,6 +20,7 @@ lint: .venv/test-installed ## Everything but the tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m sinks.schemas --check
+	$(BIN)/python -m sinks.metrics --check
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Modelwarden needs Python 3.11, 3.12 or 3.13 with venv; set PYTHON=/path/to/python"; exit 1; }
@@ -35,6 +36,11 @@ lint: .venv/test-installed ## Everything but the tests
 	@$(PIP) install --require-hashes -r requirements-test.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/run-installed
+
+packages: ## Install the programs that some tests use: Prometheus, Alertmanager, Chromium (Debian; needs root)
+	apt-get update -qq
+	apt-get install -qq -y --no-install-recommends $(PACKAGES)
+PACKAGES := prometheus prometheus-alertmanager chromium fonts-dejavu-core
 
 lock: ## Resolve the dependencies again (needs uv)
 	uv pip compile $(LOCK) --extra build pyproject.toml -o requirements.lock

@@ -7,11 +7,16 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from streams.localkafka import LocalKafka, LocalKafkaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# How long an example takes says how busy the machine is; benchmarks are in tests/bench.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +36,25 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.fail(str(error))
     yield address
     node.stop()
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """The path of promtool, from the Debian package prometheus."""
+    return _program("promtool", "prometheus")
+
+
+@pytest.fixture(scope="session")
+def amtool() -> str:
+    """The path of amtool, from the Debian package prometheus-alertmanager."""
+    return _program("amtool", "prometheus-alertmanager")
+
+
+def _program(name: str, package: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        missing = f"no {name} on the PATH: install Debian's {package} (`make packages`)"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return found

@@ -28,6 +28,7 @@ NOUNS = {
         "demo": "Watch real attacks being found and stopped among real customers.",
         "simulate": "Make traffic, benign and hostile, to a topic, a file or a pipe.",
         "replay": "Run history from files or topics through detection and policy.",
+        "report": "Write what a run found as one HTML page.",
         "evaluate": "Measure detection and false alarms on labelled traces.",
     },
     "Run it": {
@@ -37,6 +38,7 @@ NOUNS = {
         "policy": "Check a policy, make a signing key.",
         "settings": "Show the settings in force.",
         "doctor": "Check everything that a worker needs, and say what to do.",
+        "metrics": "List every metric and what it tells.",
     },
     "Look closer": {
         "key": "Show what was found about an API key, and why.",
