@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from prometheus_client import start_http_server
-
 from sinks.metrics import catalogue
 from sinks.metrics.instruments import Instruments
-from streams.errors import SettingsError
+from sinks.serving.keyref import is_synthetic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
     from streams.pipeline import Outputs
-    from streams.settings import MetricsSettings
 
 
 class Lag(NamedTuple):
@@ -50,6 +47,8 @@ class Metrics:
         for rejection in outputs.rejections:
             add(catalogue.REJECTIONS, reason=rejection.reason)
         for alert in outputs.alerts:
+            if is_synthetic(alert.key):
+                continue
             add(catalogue.ALERTS, level=alert.level)
             for family in alert.families:
                 add(catalogue.FINDINGS, family=family)
@@ -69,27 +68,3 @@ class Metrics:
             self.instruments.set(
                 catalogue.CONSUMER_LAG, lag.records, topic=lag.topic, partition=str(lag.partition)
             )
-
-    def serve(self, settings: MetricsSettings) -> Callable[[], None]:
-        """Answer scrapes in a thread of its own, until the function that is returned is called.
-
-        Raises
-        ------
-        SettingsError
-            If the address cannot be had.
-        """
-        try:
-            server, thread = start_http_server(settings.port, settings.host, self.instruments.registry)
-        except OSError as error:
-            raise SettingsError(
-                f"metrics.port {settings.port} on metrics.host {settings.host}",
-                str(error.strerror),
-                "Give every worker of a machine its own metrics.port, or set metrics.enabled to false",
-            ) from error
-
-        def stop() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        return stop

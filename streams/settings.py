@@ -57,6 +57,32 @@ class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     enabled: bool = False
     host: str = "127.0.0.1"
     port: Port = 9464
+    flagged_keys: Annotated[int, Meta(ge=1, le=400)] = 100
+    """Flagged keys that have series, per worker: divide what Prometheus can bear by the workers."""
+    flagged_for_s: Positive = 21_600.0
+    """How long a key stays flagged after its newest alert."""
+
+
+class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the health endpoints, beside the metrics, say no."""
+
+    stuck_s: Positive = 30.0
+    """Not live if the event loop has not turned for so long."""
+    lag_records: Annotated[int, Meta(ge=0)] = 1_000_000
+    """Not ready while more records than this wait, over the partitions here."""
+
+
+class WatchdogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a worker ends itself (exit code 75), for its supervisor to start it again."""
+
+    stalled_s: Annotated[float, Meta(ge=0)] = 180.0
+    """For so long no record was processed though there are more to read, or the group has been rebalancing.
+    0: never."""
+    loop_stuck_s: Annotated[float, Meta(ge=0)] = 60.0
+    """For so long the process did nothing else than one thing. 0: never."""
+    memory_limit_bytes: Annotated[int, Meta(ge=1)] | None = None
+    """Above so much resident memory it makes a last snapshot and ends. None: nine tenths of the container's
+    limit; outside of a container, never."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,6 +114,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
+    health: HealthSettings = HealthSettings()
 
     def topic(self, name: str) -> str:
         """Return a topic's full name: `events` becomes `modelwarden.events`."""

@@ -156,7 +156,7 @@ FLAGGED_KEY_LEVEL = Gauge(
 )
 FLAGGED_KEY_EVIDENCE = Gauge(
     name="modelwarden_flagged_key_evidence_log10",
-    help="Base-10 logarithm of the e-value of a flagged key's newest alert",
+    help="Base-10 logarithm of the e-value of the alert that raised a flagged key to its level",
     tells="How sure: 2 means that an honest key shows this once in a hundred lifetimes or less.",
     components=WORKER,
     unit="log10",

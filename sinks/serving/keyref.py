@@ -5,7 +5,17 @@ from __future__ import annotations
 import hmac
 
 MIN_SECRET_BYTES = 32
-MAX_EPOCH = 0xFFFF
+MAX_EPOCH = 0xFFFD
+LOAD_TEST_EPOCH = 0xFFFE
+"""Of keys that a load test makes up: detected like others, silenced by their prefix `k65534-`."""
+SYNTHETIC_EPOCH = 0xFFFF
+"""Of the canary's keys (`modelwarden canary`): detected, but never learned from, counted or commanded."""
+_SYNTHETIC_PREFIX = f"k{SYNTHETIC_EPOCH}-"
+
+
+def is_synthetic(key: str) -> bool:
+    """Tell whether a key reference is the canary's, not a customer's."""
+    return key.startswith(_SYNTHETIC_PREFIX)
 
 
 def key_reference(api_key: str | bytes, secret: bytes, epoch: int = 0) -> str:
@@ -20,7 +30,7 @@ def key_reference(api_key: str | bytes, secret: bytes, epoch: int = 0) -> str:
     secret : bytes
         The deployment's secret, at least 32 bytes; the same in every serving process.
     epoch : int
-        Rotation epoch, 0 to 65535; raise it when the secret changes.
+        Rotation epoch, 0 to 65533; raise it when the secret changes. The two above are no customer's.
 
     Raises
     ------

@@ -238,12 +238,17 @@ def test_every_attack_is_suspended_by_signed_commands_though_the_worker_is_kille
     assert attackers >= {command.key for command in sent if command.action in HARMFUL}
 
 
-def scrape(deployment: Deployment) -> tuple[str, dict[str, float]]:
-    """The worker's metrics: the text, and each name's sum over its labels."""
+def get(deployment: Deployment, path: str) -> str:
     connection = HTTPConnection("127.0.0.1", int(deployment.environ["MODELWARDEN_METRICS__PORT"]))
-    connection.request("GET", "/metrics")
+    connection.request("GET", path)
     text = connection.getresponse().read().decode()
     connection.close()
+    return text
+
+
+def scrape(deployment: Deployment) -> tuple[str, dict[str, float]]:
+    """The worker's metrics: the text, and each name's sum over its labels."""
+    text = get(deployment, "/metrics")
     sums: defaultdict[str, float] = defaultdict(float)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -286,7 +291,11 @@ def check_metrics(deployment: Deployment, key: str, refused: int) -> None:
     assert sums["modelwarden_snapshot_seconds_count"] > 0
     assert sums["modelwarden_state_bytes"] > 0
     assert "modelwarden_consumer_lag_records" in sums
-    assert key not in text
+    deployment.wait(lambda: key in scrape(deployment)[0])
+    told = {line.partition("{")[0] for line in scrape(deployment)[0].splitlines() if key in line}
+    assert told == {"modelwarden_flagged_key_level", "modelwarden_flagged_key_evidence_log10"}
+    for path in ("/livez", "/readyz", "/startupz"):
+        assert get(deployment, path) == "ok\n"
 
 
 def test_faust_worker_takes_up_a_policy_keeps_good_events_and_a_restore_stays_the_last_word(
