@@ -22,6 +22,7 @@ LEVELS: tuple[Level, ...] = ("notice", "warning", "critical")
 Family = Literal[
     "out_of_distribution",
     "near_duplicate",
+    "regularity",
     "boundary",
     "rate",
     "distribution",
@@ -34,6 +35,7 @@ Family = Literal[
 FAMILY_TECHNIQUES: dict[str, tuple[str, ...]] = {
     "out_of_distribution": ("AML.T0024.002", "AML.T0040"),
     "near_duplicate": ("AML.T0024.002", "AML.T0005.001"),
+    "regularity": ("AML.T0024.002", "AML.T0005.001"),
     "boundary": ("AML.T0024.002", "AML.T0042"),
     "rate": ("AML.T0034.000",),
     "distribution": ("AML.T0024.002", "AML.T0005.001"),
@@ -128,6 +130,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Offset of the event that completed the evidence."""
     first_offset: int
     """Offset of the key's first event in this state; replay from here."""
+    first_time_ms: int = 0
+    """Time of the key's first event in this state; 0 where that is not known."""
     code_version: str
     reference_version: str
     """Content hash of the reference that the key was compared with."""

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STATE_VERSION", "Engine", "EngineSettings", "KeySummary", "StateError"]
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 
 _CHUNK_ROWS = 8192
 
@@ -157,6 +157,11 @@ class Engine:
             yield name, part
         self._keys.clean()
 
+    @property
+    def part_names(self) -> frozenset[str]:
+        """Names of all parts of the state as last dumped or restored."""
+        return self._writer.names
+
     def restore_parts(self, parts: Mapping[str, bytes]) -> None:
         """Replace the state by the newest part of every name that `dump_parts` gave; others are left out.
 
@@ -250,7 +255,8 @@ class Engine:
         return [self._judge(alert, int(slots[row])) for row, alert in alerts]
 
     def _judge(self, alert: Alert, slot: int) -> Alert:
-        """Mark the alert if it is a discovery; a key is one hypothesis for life, a campaign one an alert."""
+        """Date the key, and mark a discovery: a key is one hypothesis for life, a campaign one an alert."""
+        alert = msgspec.structs.replace(alert, first_time_ms=int(self._keys.slabs["first_ms"][slot]))
         if is_budget_alert(alert):
             return alert
         e_value = alerted_e_value_log10(alert.key_p_value)

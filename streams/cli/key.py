@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sinks.secretfile import read_key_secret
 from streams.cli.output import examples, make_console, output_option, print_json
 from streams.errors import ModelwardenError
-from streams.secretfile import read_key_secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 import msgspec
 
+from sinks.secretfile import read_key_secret
 from streams.cli.output import examples
 from streams.cli.progress import EXIT_INTERRUPTED, show_progress, stop_on_interrupt
 from streams.clock import SystemClock
 from streams.places import STANDARD, TopicPlace, open_writer, parse_place
 from streams.samples import load_sample
-from streams.secretfile import read_key_secret
 from streams.simulate import MAX_EVENTS, Plan, Simulation, names
 
 if TYPE_CHECKING:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -67,12 +65,3 @@ def test_entropy_of_a_fair_answer_is_the_logarithm_of_its_classes() -> None:
 def test_answers_that_are_no_probabilities_are_refused(bad: list[float]) -> None:
     with pytest.raises(ValueError, match="probabilities"):
         confidence(bad)
-
-
-def test_the_serving_side_loads_nothing_heavy() -> None:
-    program = (
-        "import sys, sinks.serving.event, sinks.serving.keyref; "
-        "print(sorted({'faust', 'river', 'numba', 'scipy', 'aiokafka', 'streams'} & sys.modules.keys()))"
-    )
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert loaded.stdout.strip() == "[]"

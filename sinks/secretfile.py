@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sinks.errors import ModelwardenError
 from sinks.serving.keyref import MIN_SECRET_BYTES
-from streams.errors import ModelwardenError
 
 if TYPE_CHECKING:
     from pathlib import Path

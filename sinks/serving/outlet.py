@@ -1,0 +1,136 @@
+"""Records on their way to one topic, in a thread of its own: who gives one never waits for Kafka.
+
+Who calls it: a serving process. `put` never blocks and never raises; when the brokers are away and the queue
+is full, the newest record is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import Any
+
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+DEFAULT_QUEUED = 10_000
+IDLE_S = 0.005
+"""How long the thread sleeps when there is nothing to send. A wake-up for every record would take the
+interpreter from the request that gave it."""
+RETRY_S = 1.0
+TIMEOUT_MS = 5_000
+IN_FLIGHT = 5_000
+"""Records given to the client that the brokers have not stored yet; more wait in the queue."""
+
+_log = logging.getLogger(__name__)
+
+
+class Outlet:
+    """A bounded queue of records.
+
+    Parameters
+    ----------
+    kafka : str
+        Bootstrap servers.
+    topic : str
+        With its prefix.
+    queued : int
+        Records kept while the brokers are away.
+    """
+
+    def __init__(self, kafka: str, topic: str, *, queued: int = DEFAULT_QUEUED) -> None:
+        self.stored = 0
+        self.dropped = 0
+        """Records that did not fit, or that the brokers refused."""
+        self._kafka = kafka
+        self._topic = topic
+        self._limit = queued
+        self._queue: deque[tuple[bytes, bytes]] = deque()
+        self._in_flight = 0
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __len__(self) -> int:
+        """Count the records that wait."""
+        return len(self._queue)
+
+    def put(self, key: bytes, value: bytes) -> bool:
+        """Queue a record; False if it was dropped."""
+        if len(self._queue) >= self._limit:
+            self.dropped += 1
+            return False
+        self._queue.append((key, value))
+        return True
+
+    def start(self) -> None:
+        """Begin to send. Calling it twice is harmless."""
+        if self._thread is None:
+            self._stopping.clear()
+            self._thread = threading.Thread(target=self._run, name="modelwarden-outlet", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Send what is queued, if the brokers are there; wait for the thread."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while not self._stopping.is_set() or self._queue:
+            try:
+                producer = self._connect()
+            except (KafkaError, OSError) as error:
+                _log.warning("cannot send to %s at %s: %s; trying again", self._topic, self._kafka, error)
+                if self._stopping.wait(RETRY_S):
+                    return
+                continue
+            try:
+                self._send(producer)
+            finally:
+                producer.close(timeout=TIMEOUT_MS / 1000)
+
+    def _connect(self) -> Any:
+        return KafkaProducer(
+            bootstrap_servers=self._kafka.split(","),
+            bootstrap_timeout_ms=TIMEOUT_MS,
+            request_timeout_ms=TIMEOUT_MS,
+            max_block_ms=TIMEOUT_MS,
+            delivery_timeout_ms=2 * TIMEOUT_MS,
+            allow_auto_create_topics=False,
+            linger_ms=2,
+            acks="all",
+        )
+
+    def _send(self, producer: Any) -> None:
+        """Send until told to stop and nothing is left."""
+        while True:
+            if self._in_flight >= IN_FLIGHT or not self._queue:
+                if self._stopping.wait(IDLE_S) and not self._queue:
+                    return
+                continue
+            key, value = self._queue.popleft()
+            with self._lock:
+                self._in_flight += 1
+            try:
+                sent = producer.send(self._topic, value, key=key)
+            except KafkaError as error:
+                self._lost(error)
+                if self._stopping.is_set():
+                    return
+            else:
+                sent.add_callback(self._kept)
+                sent.add_errback(self._lost)
+
+    def _kept(self, _metadata: object) -> None:
+        with self._lock:
+            self._in_flight -= 1
+            self.stored += 1
+
+    def _lost(self, error: Exception) -> None:
+        with self._lock:
+            self._in_flight -= 1
+            self.dropped += 1
+        _log.warning("a record for %s was lost: %s", self._topic, error)
