@@ -41,7 +41,12 @@ NOUNS = {
         "metrics": "List every metric and what it tells.",
     },
     "Look closer": {
+        "top": "Watch keys, alerts and commands as they come.",
+        "keys": "List keys, most suspect first.",
         "key": "Show what was found about an API key, and why.",
+        "alerts": "List and show alerts.",
+        "campaigns": "List keys that are one attacker.",
+        "decisions": "List what the policy decided.",
         "completion": "Print the completion script of a shell.",
     },
 }
