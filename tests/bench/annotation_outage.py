@@ -2,8 +2,8 @@
 
     python tests/bench/annotation_outage.py [--annotations 10000] [--outage 300] [--kills 10]
 
-Needs Java and Maven, or MODELWARDEN_KAFKA=host:port. Prints what became of every annotation; exit code 1 if one
-arrived twice or is not accounted for.
+Needs Java and Maven, or MODELWARDEN_KAFKA=host:port. Prints what became of every annotation; exit code 1 if
+one arrived twice or is not accounted for.
 """
 
 from __future__ import annotations

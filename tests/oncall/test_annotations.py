@@ -10,7 +10,6 @@ import msgspec
 import pytest
 from aiohttp import web
 from alerts import make_alert
-from grafana_double import GrafanaDouble
 from hypothesis import given
 from hypothesis import strategies as st
 from outage import run_outage
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from grafana_contract import Contract
+    from grafana_double import GrafanaDouble
 
 SEED = 20_261_125
 
@@ -82,9 +82,7 @@ def ids(server: GrafanaDouble) -> list[str]:
     return [tag for a in server.annotations for tag in a["tags"] if tag.startswith("id:")]
 
 
-def test_bodies_are_what_grafana_documents_and_hold_no_markup(
-    contract: Contract, grafana: GrafanaDouble
-) -> None:
+def test_bodies_are_what_grafana_documents(contract: Contract, grafana: GrafanaDouble) -> None:
     alert = make_alert(sentence="asks <script>alert(1)</script>", model='"><b>x', e_value_log10=3.0)
     command = Command(
         command_id="a" * 32, action="suspend", key=alert.key, issued_ms=5, expires_ms=90, rule="<i>",
