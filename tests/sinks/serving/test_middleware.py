@@ -197,7 +197,7 @@ def test_closed_until_ready_if_so_configured(settings: ServingSettings) -> None:
     closed = Warden(msgspec.structs.replace(settings, start_closed=True))
     status, headers, body = call(make_app(closed))
     assert (status, headers["retry-after"], body["error"]["type"]) == (503, "1", "starting")
-    closed.enforcer._ready.set()
+    closed.enforcer.follower._ready.set()
     assert call(make_app(closed))[0] == 200
 
 
