@@ -128,6 +128,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Offset of the event that completed the evidence."""
     first_offset: int
     """Offset of the key's first event in this state; replay from here."""
+    first_time_ms: int = 0
+    """Time of the key's first event in this state; 0 where that is not known."""
     code_version: str
     reference_version: str
     """Content hash of the reference that the key was compared with."""

@@ -250,7 +250,8 @@ class Engine:
         return [self._judge(alert, int(slots[row])) for row, alert in alerts]
 
     def _judge(self, alert: Alert, slot: int) -> Alert:
-        """Mark the alert if it is a discovery; a key is one hypothesis for life, a campaign one an alert."""
+        """Date the key, and mark a discovery: a key is one hypothesis for life, a campaign one an alert."""
+        alert = msgspec.structs.replace(alert, first_time_ms=int(self._keys.slabs["first_ms"][slot]))
         if is_budget_alert(alert):
             return alert
         e_value = alerted_e_value_log10(alert.key_p_value)
