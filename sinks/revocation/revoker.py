@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sinks.records import Command
     from sinks.revocation.outbox import Entry, Outbox
     from sinks.serving.commands import CommandTable
+    from sinks.serving.enforcer import Acknowledge
 
 POLL_S = 0.05
 
@@ -44,13 +45,6 @@ class RetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """Return how long to wait after so many attempts; `chance` lies in 0 to 1."""
         wait_s = min(self.longest_s, self.first_s * 2.0 ** min(attempts - 1, 60))
         return int(1000 * wait_s * (0.8 + 0.4 * chance))
-
-
-class Tell(Protocol):
-    """Takes an acknowledgement and its command's key; never blocks and never raises."""
-
-    def __call__(self, acknowledgement: Acknowledgement, key: str, /) -> None:
-        """Send it some time."""
 
 
 class Revoker:
@@ -76,7 +70,7 @@ class Revoker:
         table: CommandTable,
         outbox: Outbox,
         adapter: Adapter,
-        tell: Tell,
+        tell: Acknowledge,
         *,
         name: str = "revoker",
         retries: RetrySettings | None = None,
@@ -173,12 +167,13 @@ class Revoker:
     def _acknowledge(self, order: Order, outcome: Any, reason: str | None) -> None:
         told = Acknowledgement(
             command_id=order.command_id,
+            key=order.key,
             enforcer=self._name,
             time_ms=self._clock(),
             outcome=outcome,
             reason=reason,
         )
-        self._tell(told, order.key)
+        self._tell(told)
 
 
 def _order(command: Command) -> Order:

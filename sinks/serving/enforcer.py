@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sinks.errors import SigningError
 from sinks.records import Acknowledgement
 from sinks.serving.clock import now_ms
 from sinks.serving.follower import TopicFollower
@@ -19,8 +20,10 @@ from sinks.serving.follower import TopicFollower
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from sinks.allowlist import Allowlist
     from sinks.records import Command
     from sinks.serving.commands import CommandTable, Standing, Verdict
+    from sinks.serving.settings import WatchedKeys
 
 DEFAULT_STALE_S = 30.0
 DEFAULT_FAIL_OPEN = frozenset({"throttle", "coarsen", "watermark", "challenge"})
@@ -31,9 +34,9 @@ requests: checking a signature holds it for a tenth of a millisecond."""
 
 
 class Acknowledge(Protocol):
-    """Takes an acknowledgement and its command's key; never blocks and never raises."""
+    """Takes an acknowledgement; never blocks and never raises."""
 
-    def __call__(self, acknowledgement: Acknowledgement, key: str, /) -> None:
+    def __call__(self, acknowledgement: Acknowledgement, /) -> None:
         """Send it some time."""
 
 
@@ -46,8 +49,8 @@ class Enforcer:
         Decides what is obeyed.
     kafka : str
         Bootstrap servers.
-    topic : str
-        The commands topic, with its prefix.
+    topics : tuple of str
+        The commands and the allowlist topic, with their prefix.
     name : str
         Of this serving process, in its acknowledgements; the same after a restart.
     acknowledge : callable
@@ -55,6 +58,10 @@ class Enforcer:
     fail_open : collection of str
         Actions that lapse when the brokers have not answered for `stale_s`; the others go on to their end.
     stale_s : float
+    allowlist : Allowlist, optional
+        The table's own; kept up to date.
+    keys : WatchedKeys, optional
+        Looked at now and then; the table goes on with what is trusted now.
     clock : callable
         Milliseconds since 1970.
     """
@@ -64,18 +71,24 @@ class Enforcer:
         table: CommandTable,
         *,
         kafka: str,
-        topic: str,
+        topics: tuple[str, str],
         name: str,
         acknowledge: Acknowledge,
         fail_open: Collection[str] = DEFAULT_FAIL_OPEN,
         stale_s: float = DEFAULT_STALE_S,
+        allowlist: Allowlist | None = None,
+        keys: WatchedKeys | None = None,
         clock: Callable[[], int] = now_ms,
     ) -> None:
         self.table = table
         self.name = name
         self.counts: Counter[str] = Counter()
-        """Records by outcome: `enforced`, `repeated`, `expired`, each `Refusal`; and commands `lifted`."""
-        self.follower = TopicFollower(kafka, [topic], self._take, self._maintain)
+        """Records by outcome: `enforced`, `repeated`, `expired`, each `Refusal`; commands `lifted`; of the
+        allowlist, `allowed` and `allow_refused`."""
+        self.follower = TopicFollower(kafka, topics, self._take, self._maintain)
+        self._commands_topic = topics[0]
+        self._allowlist = allowlist
+        self._keys = keys
         self._acknowledge = acknowledge
         self._fail_open = frozenset(fail_open)
         self._stale_s = stale_s
@@ -104,18 +117,34 @@ class Enforcer:
         self.follower.stop()
 
     def _maintain(self) -> None:
-        """End what is over, and what must not go on without the brokers."""
+        """End what is over, what nobody trusted has signed, and what must not go on without the brokers."""
+        trusted = None if self._keys is None else self._keys.changed()
+        if trusted is not None:
+            self.table.trust(trusted)
         self.table.released = self._fail_open if self.is_stale else frozenset()
         for command in self.table.expire(self._clock()):
             self.counts["lifted"] += 1
             self._tell(command, "lifted", "its time is over")
 
     def _take(self, record: Any) -> None:
+        if record.topic != self._commands_topic:
+            self._allow(record.value)
+            return
         verdict = self.table.apply(record.value, self._clock())
         self.counts[verdict.refusal or verdict.outcome] += 1
         self._answer(verdict)
         if verdict.outcome == "refused":
             time.sleep(YIELD_S)
+
+    def _allow(self, value: bytes | None) -> None:
+        if self._allowlist is None or value is None:  # a tombstone says nothing that was signed
+            return
+        try:
+            self._allowlist.take(value)
+        except SigningError:
+            self.counts["allow_refused"] += 1
+        else:
+            self.counts["allowed"] += 1
 
     def _answer(self, verdict: Verdict) -> None:
         """Acknowledge; but nothing that nobody trusted has signed, lest a forger make us talk."""
@@ -137,9 +166,10 @@ class Enforcer:
     def _tell(self, command: Command, outcome: Any, reason: str | None) -> None:
         told = Acknowledgement(
             command_id=command.command_id,
+            key=command.key,
             enforcer=self.name,
             time_ms=self._clock(),
             outcome=outcome,
             reason=reason,
         )
-        self._acknowledge(told, command.key)
+        self._acknowledge(told)

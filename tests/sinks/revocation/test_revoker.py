@@ -72,7 +72,7 @@ class Bench:
             self.table,
             self.outbox,
             adapter,
-            lambda ack, _key: self.acks.append(ack),
+            self.acks.append,
             retries=RetrySettings(first_s=1.0, attempts=5),
             clock=self.clock,
         )

@@ -40,9 +40,9 @@ class Place:
         made = Enforcer(
             CommandTable(TRUSTED),
             kafka=self.kafka,
-            topic=f"{self.prefix}commands",
+            topics=(f"{self.prefix}commands", f"{self.prefix}allowlist"),
             name="serving-0",
-            acknowledge=lambda ack, _key: self.acks.append(ack),
+            acknowledge=self.acks.append,
             **options,  # type: ignore[arg-type]
         )
         self.started.append(made)
@@ -119,9 +119,9 @@ def test_without_brokers_what_stands_is_kept_and_what_may_lapse_lapses() -> None
     enforcer = Enforcer(
         table,
         kafka="127.0.0.1:1",
-        topic="commands",
+        topics=("commands", "allowlist"),
         name="serving-0",
-        acknowledge=lambda ack, _key: acks.append(ack),
+        acknowledge=acks.append,
         fail_open={"throttle"},
         stale_s=0.01,
     )
