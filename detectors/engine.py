@@ -157,6 +157,11 @@ class Engine:
             yield name, part
         self._keys.clean()
 
+    @property
+    def part_names(self) -> frozenset[str]:
+        """Names of all parts of the state as last dumped or restored."""
+        return self._writer.names
+
     def restore_parts(self, parts: Mapping[str, bytes]) -> None:
         """Replace the state by the newest part of every name that `dump_parts` gave; others are left out.
 
