@@ -201,7 +201,11 @@ def test_closed_until_ready_if_so_configured(settings: ServingSettings) -> None:
     assert call(make_app(closed))[0] == 200
 
 
-def test_three_lines_are_enough(settings: ServingSettings, tmp_path: Path) -> None:
+def test_three_lines_are_enough(
+    settings: ServingSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Warden] = []
+    monkeypatch.setattr(Warden, "start", started.append)
     lines = [
         f"{name}: {getattr(settings, name)}" for name in ("model", "kafka", "key_secret_file", "trusted_keys")
     ]
@@ -214,6 +218,7 @@ def test_three_lines_are_enough(settings: ServingSettings, tmp_path: Path) -> No
         return request.state.modelwarden.observe(inputs=[1, 2], probabilities=ANSWER)
 
     assert call(app)[::2] == (200, ANSWER)
+    assert len(started) == 1
 
 
 def test_a_websocket_of_a_suspended_key_is_closed(warden: Warden) -> None:
