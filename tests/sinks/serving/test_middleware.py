@@ -205,7 +205,7 @@ def test_three_lines_are_enough(
     settings: ServingSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Warden] = []
-    monkeypatch.setattr(Warden, "start", started.append)
+    monkeypatch.setattr(Warden, "start", lambda warden: started.append(warden))  # noqa: PLW0108 - binds
     lines = [
         f"{name}: {getattr(settings, name)}" for name in ("model", "kafka", "key_secret_file", "trusted_keys")
     ]
