@@ -31,10 +31,13 @@ class ServingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     model: Name
     """Name of the served model, in events and in commands about it."""
     kafka: Annotated[str, Meta(pattern=r"^[^\s,]+:\d+(,[^\s,]+:\d+)*$")] = "127.0.0.1:9092"
+    """Bootstrap servers, `host:port`, several separated by commas."""
     topic_prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{0,128}$")] = "modelwarden."
+    """Stands before the name of every topic, as at the workers."""
     key_secret_file: Path
     """Secret of the key references, the same in every serving process."""
     key_epoch: Annotated[int, Meta(ge=0, le=65_535)] = 0
+    """Rotation epoch of the secret."""
     trusted_keys: Path
     """The trusted-keys file (`sinks.trustedkeys`), read again when it changes; or `*.pub`, the public key of
     the one signer there is."""
@@ -47,9 +50,11 @@ class ServingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     fail_open: frozenset[Action] = DEFAULT_FAIL_OPEN  # type: ignore[assignment]
     """Actions that lapse when Kafka has not answered for `stale_s`; the others go on to their end."""
     stale_s: Annotated[float, Meta(gt=0)] = DEFAULT_STALE_S
+    """Without word from Kafka for so long, commands count as stale."""
     start_closed: bool = False
     """Refuse calls (503) until the commands have been read once. False: serve meanwhile."""
     max_skew_ms: Annotated[int, Meta(ge=0, le=3_600_000)] = DEFAULT_MAX_SKEW_MS
+    """How far a command's time of issue may lie ahead of the clock here."""
     emit: bool = True
     """Send an event for each observed call."""
     queued_events: Annotated[int, Meta(ge=1)] = 10_000
