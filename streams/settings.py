@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 PREFIX = "MODELWARDEN_"
 
-OTHER_VARIABLES = frozenset({"MODELWARDEN_SETTINGS"})
-"""Variables with our prefix that are no settings: the path of the settings file."""
+OTHER_VARIABLES = frozenset({"MODELWARDEN_SETTINGS", "MODELWARDEN_GRAFANA_URL", "MODELWARDEN_GRAFANA_TOKEN"})
+"""Variables with our prefix that are no settings: the settings file's path, and what commands take."""
 
 _KUBERNETES_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
 """What Kubernetes puts into every pod for a Service named `modelwarden*`; not ours, so not a misspelling."""

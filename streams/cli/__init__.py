@@ -39,6 +39,7 @@ NOUNS = {
         "settings": "Show the settings in force.",
         "doctor": "Check everything that a worker needs, and say what to do.",
         "metrics": "List every metric and what it tells.",
+        "grafana": "Put dashboards and alert rules on a Grafana server; silence alerts.",
     },
     "Look closer": {
         "top": "Watch keys, alerts and commands as they come.",
