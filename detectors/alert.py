@@ -22,18 +22,21 @@ LEVELS: tuple[Level, ...] = ("notice", "warning", "critical")
 Family = Literal[
     "out_of_distribution",
     "near_duplicate",
+    "regularity",
     "boundary",
     "rate",
     "distribution",
     "parameters",
     "river",
     "campaign",
+    "model",
     "budget",
 ]
 
 FAMILY_TECHNIQUES: dict[str, tuple[str, ...]] = {
     "out_of_distribution": ("AML.T0024.002", "AML.T0040"),
     "near_duplicate": ("AML.T0024.002", "AML.T0005.001"),
+    "regularity": ("AML.T0024.002", "AML.T0005.001"),
     "boundary": ("AML.T0024.002", "AML.T0042"),
     "rate": ("AML.T0034.000",),
     "distribution": ("AML.T0024.002", "AML.T0005.001"),
@@ -41,6 +44,7 @@ FAMILY_TECHNIQUES: dict[str, tuple[str, ...]] = {
     "river": ("AML.T0024.002",),
     "budget": ("AML.T0024.002",),
     "campaign": ("AML.T0024.002", "AML.T0021"),
+    "model": ("AML.T0024.002", "AML.T0005.001"),
 }
 """MITRE ATLAS v5.6.1 technique ids by family (Extract AI Model, Inference API Access, Train Proxy via
 Replication, Verify Attack, Excessive Queries, Establish Accounts)."""
@@ -103,7 +107,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """32 hex digits, from topic, partition, offset, model and level: the same on every replay."""
     time_ms: int
     """Time of the event that completed the evidence."""
-    subject: Literal["key", "campaign"] = "key"
+    subject: Literal["key", "campaign", "model"] = "key"
+    """A key, keys that are one, or a model several of whose keys are odd at once."""
     key: str
     model: str
     tenant: str | None = None
@@ -128,6 +133,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Offset of the event that completed the evidence."""
     first_offset: int
     """Offset of the key's first event in this state; replay from here."""
+    first_time_ms: int = 0
+    """Time of the key's first event in this state; 0 where that is not known."""
     code_version: str
     reference_version: str
     """Content hash of the reference that the key was compared with."""
@@ -140,7 +147,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     extraction: Extraction | None = None
     """What the key holds of the model; absent where nothing is known of that."""
     members: tuple[str, ...] = ()
-    """All keys of a campaign; `key` is the busiest of them. Empty for a finding about a key."""
+    """All keys of a campaign, of which `key` is the busiest; the keys that contribute most to a finding about
+    a model, `key` first. Empty for a finding about a key."""
 
 
 def is_budget_alert(alert: Alert) -> bool:

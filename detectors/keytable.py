@@ -5,8 +5,7 @@ An entity is one API key as seen by one model: (128-bit key, rotation epoch, mod
 
 >>> found = table.lookup(batch.key, batch.key_epoch, batch.model, batch.time_ms)
 >>> cold.put(found.evicted_entities, found.evicted_last_ms, summarise(slabs, found.evicted))
->>> grow_slabs(slabs, len(table), table.capacity)
->>> clear_slots(slabs, found.fresh)
+>>> slabs.clear(found.evicted)
 >>> summaries, known = cold.recall(found.fresh_entities)
 >>> warm(slabs, found.fresh[known], summaries[known])
 """

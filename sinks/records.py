@@ -1,4 +1,4 @@
-"""The records that cross a topic: serving event, decision, command, acknowledgement, feedback.
+"""The records that cross a topic: serving event, decision, command, acknowledgement, feedback and the like.
 
 An alert is defined where it is made, in `detectors.alert`. Every record is JSON, carries `schema`, refuses
 unknown fields and is published as JSON Schema in `deploy/schemas` (`sinks.schemas`; CI checks drift and that
@@ -35,9 +35,14 @@ Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 Int63 = Annotated[int, Meta(ge=0, le=9_223_372_036_854_775_807)]
 TimeMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999, description="milliseconds since 1970")]
 HexId = Annotated[str, Meta(pattern=rf"^[0-9a-f]{{32}}{_END}")]
+Sha256 = Annotated[str, Meta(pattern=rf"^[0-9a-f]{{64}}{_END}")]
 
 Action = Literal["watch", "throttle", "coarsen", "watermark", "challenge", "suspend", "revoke", "restore"]
 Mode = Literal["observe", "canary", "enforce"]
+OperatorVerb = Literal["approve", "reject", "undo", "open_appeal", "grant_appeal", "deny_appeal"]
+AuditKind = Literal[
+    "alert", "decision", "feedback", "acknowledgement", "operator_action", "policy", "allow", "notice"
+]
 
 
 class ServingEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,9 +93,14 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     reason: str
     """The alert's sentence."""
     parameters: dict[str, float] = {}
-    """Of the action: `requests_per_minute` for throttle, `decimals` for coarsen."""
+    """Of the action: `requests_per_minute` for throttle; for coarsen at least one of `decimals`, `top_k` and
+    `label_only` (0 or 1); for watermark `ratio` of the inputs, unless it is the default."""
+    plan: Name | None = None
+    """The key's plan, so that a serving layer can hold an allowlist by plan against the command."""
+    approved_by: Name | None = None
+    """Who let it leave, where a person had to."""
     sequence: Int63 = 0
-    """Rises with every command of a signer and partition; the enforcer refuses a lower one for a key."""
+    """Rises with every command for a key, whoever signs; an enforcer refuses a lower one."""
     signing_key_id: str = ""
     signature: str = ""
     """Ed25519 over the canonical bytes of everything else (`sinks.signing`), base64."""
@@ -111,8 +121,21 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     mode: Mode
     action: Action
     withheld: str | None = None
-    """Why no command left: the mode, an exception, an equal command still in force. None if one left."""
+    """Why the action was not taken: the mode, an exception, an equal command still in force, a person who has
+    yet to approve. None if it was."""
     command: Command | None = None
+    """What left. A revocation that waits for a person may suspend the key meanwhile: `action` is revoke then,
+    `withheld` says so, and the command is the suspension."""
+    tenant: Name | None = None
+    plan: Name | None = None
+    step: Annotated[int, Meta(ge=0, le=100)] = 0
+    """How far the rule had climbed: 0 for a first offence."""
+    pending_until_ms: TimeMs | None = None
+    """The action waits for a person's approval until then."""
+    follows: HexId | None = None
+    """The earlier decision that a person's word, or an allowlist, has settled by this one."""
+    decided_by: Name | None = None
+    """The person, where it was one."""
 
 
 class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,6 +143,8 @@ class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     schema: Literal[1] = 1
     command_id: HexId
+    key: KeyReference | None = None
+    """The command's, which the acknowledgement is partitioned by."""
     enforcer: Name
     time_ms: TimeMs
     outcome: Literal["enforced", "refused", "expired", "lifted"]
@@ -137,6 +162,89 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reason: str
     time_ms: TimeMs
     alert_id: HexId | None = None
+
+
+class OperatorAction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a person has decided about a key; signed, on the feedback topic, beside feedback.
+
+    `approve` and `reject` settle a decision that waits. `undo` restores the key, lets the same finding pass
+    and is remembered as feedback. `open_appeal` puts a customer's objection on record; `grant_appeal` is an
+    undo, `deny_appeal` leaves things as they are.
+    """
+
+    schema: Literal[1] = 1
+    action_id: HexId
+    action: OperatorVerb
+    key: KeyReference
+    model: Name | None = None
+    """None: for every model of the key."""
+    decision_id: HexId
+    """What it is about."""
+    alert_id: HexId
+    operator: Name
+    reason: Annotated[str, Meta(min_length=1, max_length=1000)]
+    time_ms: TimeMs
+    signing_key_id: str = ""
+    signature: str = ""
+    """Ed25519 over the canonical bytes of everything else (`sinks.signing`), base64."""
+
+
+class Allow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Keys that no command touches, signed, on the compacted `allowlist` topic under `allow_id`.
+
+    A call or command is covered if every list that is not empty holds it. The policy engine holds it against
+    decisions, serving layers against commands. `sinks.allowlist` keeps the table.
+    """
+
+    schema: Literal[1] = 1
+    allow_id: HexId
+    keys: tuple[KeyReference, ...] = ()
+    tenants: tuple[Name, ...] = ()
+    plans: tuple[Name, ...] = ()
+    models: tuple[Name, ...] = ()
+    purpose: Name
+    """What the keys are used for: `evaluation`, `load test`, a contract's name."""
+    owner: Name
+    reason: Annotated[str, Meta(min_length=1, max_length=1000)]
+    issued_ms: TimeMs
+    expires_ms: TimeMs
+    withdrawn: bool = False
+    """Taken back: covers nothing from here on."""
+    sequence: Int63
+    """Rises with every record of the allowlist; a reader refuses a lower one."""
+    signing_key_id: str = ""
+    signature: str = ""
+    """Ed25519 over the canonical bytes of everything else (`sinks.signing`), base64."""
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One link of a partition's audit chain; `sinks.audit` makes and verifies it."""
+
+    schema: Literal[1] = 1
+    partition: Count
+    sequence: Int63
+    """0, 1, 2 and so on in each partition."""
+    previous: Sha256
+    """Hash of the entry before; zeros for the first."""
+    time_ms: TimeMs
+    kind: AuditKind
+    record: msgspec.Raw
+    """The record itself, byte for byte as it was hashed."""
+    hash: Sha256
+    """SHA-256 of everything else."""
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something an operator must see: it stands in the audit chain and raises a metric that pages."""
+
+    schema: Literal[1] = 1
+    notice_id: HexId
+    time_ms: TimeMs
+    kind: Literal["breaker_tripped", "breaker_closed", "approval_waiting", "appeal_opened"]
+    severity: Literal["page", "ticket", "info"]
+    partition: Count
+    sentence: str
+    decision_id: HexId | None = None
 
 
 Reason = Literal[
@@ -173,5 +281,5 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     time_ms: TimeMs
     """Time the message was given to the topic; 0 if unknown."""
     size_bytes: Count
-    sha256: Annotated[str, Meta(pattern=rf"^[0-9a-f]{{64}}{_END}")]
+    sha256: Sha256
     """Of the message's value."""

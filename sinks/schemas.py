@@ -13,7 +13,18 @@ from typing import Any
 import msgspec
 
 from detectors.alert import Alert
-from sinks.records import Acknowledgement, Command, DeadLetter, Decision, Feedback, ServingEvent
+from sinks.records import (
+    Acknowledgement,
+    Allow,
+    AuditEntry,
+    Command,
+    DeadLetter,
+    Decision,
+    Feedback,
+    Notice,
+    OperatorAction,
+    ServingEvent,
+)
 
 RECORDS: dict[str, type[msgspec.Struct]] = {
     "serving-event": ServingEvent,
@@ -22,6 +33,10 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "command": Command,
     "acknowledgement": Acknowledgement,
     "feedback": Feedback,
+    "operator-action": OperatorAction,
+    "allow": Allow,
+    "audit-entry": AuditEntry,
+    "notice": Notice,
     "dead-letter": DeadLetter,
 }
 """Every record that crosses a topic, by the name of its schema file."""

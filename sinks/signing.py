@@ -1,7 +1,9 @@
-"""Ed25519 signatures on commands, so that only this deployment can act on a customer's key.
+"""Ed25519 signatures on commands and on what people decide, so that only this deployment can act on a key.
 
-What is signed is the command's canonical form: JSON with fields in alphabetical order, no white space, UTF-8,
-`signature` left out. A private key lives in one file that others cannot read, and is never printed or logged.
+What is signed is a record's canonical form: JSON with fields in alphabetical order, no white space, UTF-8,
+without `signature` and without fields that have their default (so that a later version, which knows more
+fields, verifies what an earlier one has signed). A private key lives in one file that others cannot read, or
+in a variable, and is never printed or logged.
 """
 
 from __future__ import annotations
@@ -10,8 +12,10 @@ import base64
 import binascii
 import hashlib
 import os
+import re
 import stat
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -31,15 +35,29 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from sinks.records import Command
+Record = TypeVar("Record", bound=msgspec.Struct)
 
 _KEYGEN = "Make one with `modelwarden policy keygen FILE`"
 
 
-def canonical_bytes(command: Command) -> bytes:
-    """Return what is signed: everything but the signature, always in the same form."""
-    fields = {name: value for name, value in msgspec.structs.asdict(command).items() if name != "signature"}
+def canonical_bytes(record: msgspec.Struct | Signable) -> bytes:
+    """Return what is signed: everything that is not default, but the signature, always in the same form."""
+    fields = {
+        name: value
+        for name, default in _fields(type(record))
+        if (value := getattr(record, name)) != default or name == "schema"
+    }
     return msgspec.json.encode(fields, order="sorted")
+
+
+@lru_cache(maxsize=32)
+def _fields(record_type: Any) -> tuple[tuple[str, Any], ...]:
+    """Return the names and defaults of the fields that are signed."""
+    return tuple(
+        (field.encode_name, field.default if field.default_factory is msgspec.NODEFAULT else {})
+        for field in msgspec.structs.fields(record_type)
+        if field.name != "signature"
+    )
 
 
 def key_id(public_key: Ed25519PublicKey) -> str:
@@ -47,8 +65,20 @@ def key_id(public_key: Ed25519PublicKey) -> str:
     return hashlib.sha256(public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)).hexdigest()[:16]
 
 
+class Signable(Protocol):
+    """A record that carries its signature; a frozen `msgspec.Struct`."""
+
+    @property
+    def signing_key_id(self) -> str:
+        """Id of the key that signed."""
+
+    @property
+    def signature(self) -> str:
+        """Base64, over the canonical bytes."""
+
+
 class Signer:
-    """Signs commands with one private key."""
+    """Signs with one private key."""
 
     def __init__(self, private_key: Ed25519PrivateKey) -> None:
         self._private_key = private_key
@@ -63,33 +93,45 @@ class Signer:
         """The key that verifies."""
         return self._private_key.public_key()
 
-    def sign(self, command: Command) -> Command:
-        """Return the command with this signer's key id and signature."""
-        named = msgspec.structs.replace(command, signing_key_id=self.key_id, signature="")
+    def sign(self, record: Record) -> Record:
+        """Return the record with this signer's key id and signature."""
+        named = msgspec.structs.replace(record, signing_key_id=self.key_id, signature="")
         signature = base64.b64encode(self._private_key.sign(canonical_bytes(named))).decode("ascii")
         return msgspec.structs.replace(named, signature=signature)
 
 
-def verify(command: Command, public_keys: Mapping[str, Ed25519PublicKey]) -> None:
-    """Check a command's signature against the keys trusted, by key id.
+def verify(record: Signable, public_keys: Mapping[str, Ed25519PublicKey]) -> None:
+    """Check a record's signature against the keys trusted, by key id.
 
     Raises
     ------
     SigningError
-        If the command is unsigned, its key is not trusted or its signature does not hold.
+        If the record is unsigned, its key is not trusted or its signature does not hold.
     """
-    what = f"command {command.command_id}"
-    public_key = public_keys.get(command.signing_key_id)
+    what = _describe(record)
+    public_key = public_keys.get(record.signing_key_id)
     if public_key is None:
         raise SigningError(
             what, "it is not signed by a trusted key", "Add the signer's public key, if it is yours"
         )
     try:
-        public_key.verify(base64.b64decode(command.signature, validate=True), canonical_bytes(command))
+        signature = base64.b64decode(record.signature, validate=True)
+        if base64.b64encode(signature).decode("ascii") != record.signature:
+            raise ValueError("another spelling of the same bytes")  # noqa: TRY301 - one error for all of them
+        public_key.verify(signature, canonical_bytes(record))
     except (InvalidSignature, binascii.Error, ValueError) as error:
         raise SigningError(
             what, "its signature does not hold", "Discard it and look for who sent it"
         ) from error
+
+
+def _describe(record: Signable) -> str:
+    """Name a record by its kind and id: `command 01ab...`, `signed policy 7`."""
+    kind = re.sub(r"(?<!^)(?=[A-Z])", " ", type(record).__name__).lower()
+    for name in ("command_id", "action_id", "allow_id", "sequence"):
+        if hasattr(record, name):
+            return f"{kind} {getattr(record, name)}"
+    return kind
 
 
 def generate_key(path: Path) -> str:

@@ -1,7 +1,8 @@
 """The topics of a deployment: what they must be, making them, checking them.
 
-Partition p of `state`, `alerts`, `commands`, `audit` and `dead-letter` belongs to partition p of `events`:
-the worker that owns one writes the others. So all of them have the same number of partitions.
+Partition p of `state`, `snapshots`, `alerts`, `decisions`, `commands`, `audit` and `dead-letter` belongs to
+partition p of `events`: the worker that owns one writes the others. So all of them have the same number of
+partitions.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ DEFAULT_PARTITIONS = 8
 DEFAULT_PREFIX = "modelwarden."
 _CONNECT_TIMEOUT_MS = 5_000
 _REQUEST_TIMEOUT_MS = 30_000
-"""Making eleven topics takes a busy broker seconds."""
+"""Making a dozen topics takes a busy broker seconds."""
 _COMPACTION_LAG_MS = "3600000"
 """A restarted worker reads its own late commands back; none may have been compacted away by then."""
 
@@ -61,7 +62,9 @@ TOPICS: tuple[TopicSpec, ...] = (
     ),
     TopicSpec(name="acks", keyed=True),
     TopicSpec(name="feedback", keyed=True, config={"retention.ms": "-1"}),
+    TopicSpec(name="decisions", keyed=True, config={"retention.ms": "-1"}),
     TopicSpec(name="policy", keyed=False, compacted=True),
+    TopicSpec(name="allowlist", keyed=False, compacted=True),
     TopicSpec(name="reference", keyed=False, compacted=True),
     TopicSpec(name="profiles", keyed=True),
     TopicSpec(
@@ -70,6 +73,7 @@ TOPICS: tuple[TopicSpec, ...] = (
         compacted=True,
         config={"segment.bytes": "67108864", "min.cleanable.dirty.ratio": "0.1"},
     ),
+    TopicSpec(name="snapshots", keyed=True, compacted=True, config={"segment.bytes": "16777216"}),
     TopicSpec(name="audit", keyed=True, config={"retention.ms": "-1"}),
     TopicSpec(name="dead-letter", keyed=True),
 )

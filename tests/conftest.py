@@ -7,11 +7,18 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from streams.localkafka import LocalKafka, LocalKafkaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytest_plugins = ["grafana_fixtures"]
+
+# How long an example takes says how busy the machine is; benchmarks are in tests/bench.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

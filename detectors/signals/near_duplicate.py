@@ -1,4 +1,4 @@
-"""Whether a query is a near copy of one of the key's earlier queries, and answered otherwise.
+"""Whether a query is a near copy of the key's earlier queries, in their order, or a small step around one.
 
 The idea of stateful defences (Chen, Carlini, Wagner 2019; SEAT, AISec 2021; Blacklight, USENIX Security 2022)
 in bounded memory: the last 256 sketches of a key, 12 coordinates of a byte each. A sketch is a Gaussian
@@ -8,7 +8,15 @@ What is near is measured against the key's own step, the mean distance between s
 frames, test-time augmentation and blurred cameras are close to their predecessors, so they are not near by
 that measure; augmentation of a shuffled seed set is. Exact repeats (retries, pollers) are not near copies.
 
-Blind to: copies further back than 256 queries; attacks that move as far as ordinary traffic does.
+Order needs no distance at all. If the queries' nearest earlier ones lie in the ring in the order of the
+queries, the key walks through its own history: every round of an augmentation and of a batched search does,
+diluted or not. Where honest keys' nearest ones lie says nothing about the next, so the p-value of so small a
+gap holds for every key (recurrence analysis counts the same diagonals: Marwan et al., Physics Reports 2007).
+
+Gradient estimates (finite differences, HopSkipJump, NES) take small steps of equal length around a centre:
+successive differences of such points have equal lengths and an angle of 120 degrees.
+
+Blind to: copies further back than 256 queries; copies in shuffled order that move as far as ordinary traffic.
 """
 
 from __future__ import annotations
@@ -46,12 +54,28 @@ MIDPOINT_RATIO = 0.3
 """The far end must lie this close, in distances to the near end, to where a middle puts it: quantisation
 alone gives 0.1."""
 STEP_HORIZON = 64
+ECHO_PLACES = 3
+"""Last queries whose nearest ones a query may follow: among half ordinary traffic, seven in eight do."""
+PROBE_DISTANCE = 0.5
+"""In median pair distances: steps as long as between unrelated queries are of equal length by chance."""
+PROBE_RATIO = 2.7
+"""Squared steps that differ by less are equal: of twelve coordinates, nine in ten equal steps are."""
+PROBE_COSINE = (-0.9, -0.1)
+"""Cosine of successive differences around a centre: -0.5, give or take what twelve coordinates allow."""
+PROBE_BENIGN, PROBE_ATTACK = 0.5, 0.8
+"""Share of probes that honest keys stay below, even with video or samples around a record; an attack's."""
+PROBE_LARGEST = 30.0
+PROBE_FLOOR = 6
+"""Squared steps, in quanta, below which quantisation hides lengths and angles: both count as equal."""
 
 _SHORT_ROOT = 73
 _SHORT_LIMIT = _SHORT_ROOT**2
 """Squared distances below this are counted in 16 bits."""
 _STRIDE = 6
 """Coordinates compared at once."""
+
+_PROBE_GAIN = np.log10(PROBE_ATTACK / PROBE_BENIGN)
+_PROBE_LOSS = np.log10((1 - PROBE_ATTACK) / (1 - PROBE_BENIGN))
 
 
 class NearDuplicate:
@@ -61,26 +85,29 @@ class NearDuplicate:
     ------
     near_copy : 1 if the nearest earlier query is near, and not one of the last eight.
     label_flip : 1 if the nearest earlier query is close, and was given another class.
-    echo : 1 if the nearest earlier query lies exactly as far back as it did for the query before, and not
-        within the last eight: the key walks through its own history in step, as every round of an
-        augmentation or of a batched search does. Needs no distance scale, so it sees large steps too.
+    echo : -log10 p of how shortly the nearest earlier query comes after those of the last three queries,
+        uniform under honest use; NaN if it is one of the last eight.
     midpoint : 1 if the query lies halfway between two earlier ones, as every step of a bisection does.
+    probe : log10 of the evidence that more than `PROBE_BENIGN` of the last queries are probes: small steps,
+        equally long, at the angle of points around one centre (CUSUM of Page, Biometrika 1954).
     novelty : distance to the nearest remembered query in median pair distances; 1 for the first query.
 
-    All but the last are NaN for an exact repeat: it says nothing about copies.
+    All but the last are NaN for an exact repeat: it says nothing about copies. A query is one if codes and
+    four bits of a hash of the whole sketch agree, so of steps below a quantum one in sixteen is lost.
     """
 
     name: ClassVar[str] = "near_duplicate"
     family: ClassVar[Family] = "near_duplicate"
     scores: ClassVar[tuple[str, ...]] = (
-        *("near_copy", "label_flip", "echo", "midpoint"),
+        *("near_copy", "label_flip", "echo", "midpoint", "probe"),
         "novelty",
     )
     fields: ClassVar[Fields] = {
         PAGE: ("u4", ()),
         PAGE_COUNT: ("u4", ()),
         "step_mean": ("f4", ()),
-        "last_lag": ("u2", ()),
+        "last_places": ("u1", (ECHO_PLACES,)),
+        "probe_evidence": ("f4", ()),
     }
 
     def __init__(self, reference: EventReference) -> None:
@@ -90,10 +117,11 @@ class NearDuplicate:
         self._quantum = np.float32(coordinate / QUANTA_PER_PAIR)
 
     def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
-        """Score each row, then remember it: float32 (n, 5); NaN where the sketch is absent."""
+        """Score each row, then remember it: float32 (n, 6); NaN where the sketch is absent."""
         out = np.full((len(batch), len(self.scores)), np.nan, np.float32)
+        sketch = np.ascontiguousarray(batch.input_sketch)
         _score(
-            batch.input_sketch, self._centre, self._quantum, batch.predicted_class, slots,
+            sketch, sketch.view(np.uint32), self._centre, self._quantum, batch.predicted_class, slots,
             *(slabs[name] for name in self.fields), *slabs.pages.arrays, out,
         )  # fmt: skip
         return out
@@ -101,8 +129,8 @@ class NearDuplicate:
 
 @njit(cache=True, nogil=True)
 def _score(
-    sketch: Array, centre: Array, quantum: float, predicted: Array, slots: Array,
-    ring_page: Array, ring_count: Array, step_mean: Array, last_lag: Array,
+    sketch: Array, bits: Array, centre: Array, quantum: float, predicted: Array, slots: Array,
+    ring_page: Array, ring_count: Array, step_mean: Array, last_places: Array, probe_evidence: Array,
     memory: Array, start: Array, free: Array, head: Array, out: Array,
 ) -> None:  # fmt: skip
     unit = np.float32(1.0 / (QUANTA_PER_PAIR * np.sqrt(RING_SIZE)))
@@ -112,10 +140,10 @@ def _score(
         if not _quantise(sketch[i], centre, quantum, code):
             continue
         slot = slots[i]
-        label = np.uint8(predicted[i] & 0xFF)
+        tag = _tag(bits[i], predicted[i])
         count = np.int64(ring_count[slot])
         position = count % RING_LENGTH
-        out[i, :4], out[i, 4] = 0.0, 1.0
+        out[i, :5], out[i, 5] = 0.0, 1.0
         if count > 0:
             size = size_of(count)
             length = LENGTHS[size]
@@ -123,33 +151,90 @@ def _score(
             filled = min(count, RING_LENGTH)
             nearest, lag = _nearest(code, memory, page, length, filled, position, short, squared)
             where = (position - lag) % RING_LENGTH
-            out[i, 4] = np.sqrt(np.float32(nearest)) * unit
-            if nearest == 0:
-                out[i, :4] = np.nan
+            differs = np.uint8(memory[page + RING_SIZE * length + where]) ^ tag
+            out[i, 5] = np.sqrt(np.float32(nearest)) * unit
+            if nearest == 0 and differs & 15 == 0:
+                out[i, :5] = np.nan
             else:
                 step = min(step_mean[slot], np.float32(1.2))
-                out[i, 0] = lag > NEAR_LAG and count > 1 and out[i, 4] < NEAR_RATIO * step
-                other = np.uint8(memory[page + RING_SIZE * length + where]) != label
-                out[i, 1] = out[i, 4] < FLIP_DISTANCE and other
-                out[i, 2] = lag > NEAR_LAG and lag == last_lag[slot]
-                last_lag[slot] = lag
-                if out[i, 4] > MIDPOINT_DISTANCE:
+                out[i, 0] = lag > NEAR_LAG and count > 1 and out[i, 5] < NEAR_RATIO * step
+                out[i, 1] = out[i, 5] < FLIP_DISTANCE and differs >> 4 != 0
+                out[i, 2] = _echo(where, last_places[slot], position) if lag > NEAR_LAG else np.nan
+                for k in range(ECHO_PLACES - 1, 0, -1):
+                    last_places[slot, k] = last_places[slot, k - 1]
+                last_places[slot, 0] = where
+                if out[i, 5] > MIDPOINT_DISTANCE:
                     for j in range(RING_SIZE):  # the point opposite to the nearest
                         opposite[j] = 2 * code[j] - memory[page + j * length + where]
                     limit = MIDPOINT_RATIO**2 * nearest
                     out[i, 3] = _is_any_within(opposite, memory, page, length, filled, limit, short, squared)
+                if count > 1:
+                    probes = _is_probe(code, memory, page, length, position)
+                    change = _PROBE_GAIN if probes else _PROBE_LOSS
+                    probe_evidence[slot] = min(max(probe_evidence[slot] + change, 0.0), PROBE_LARGEST)
+                out[i, 4] = probe_evidence[slot]
             previous = page + (position - 1) % RING_LENGTH
             _learn_step(code, memory, previous, length, count, slot, step_mean, unit)
-        size = size_of(count + 1)
-        if count == 0 or size != size_of(count):
-            number = np.int64(ring_page[slot])
-            ring_page[slot] = next_page(number, count, memory, start, free, head)
+        _remember(code, tag, slot, count, ring_page, memory, start, free, head)
         ring_count[slot] = count + 1
-        length = LENGTHS[size]
-        entry = place_of(np.int64(ring_page[slot]), size, start) + position
-        for j in range(RING_SIZE):
-            memory[entry + j * length] = code[j]
-        memory[entry + RING_SIZE * length] = np.int8(label)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _remember(
+    code: Array, tag: int, slot: int, count: int,
+    ring_page: Array, memory: Array, start: Array, free: Array, head: Array,
+) -> None:  # fmt: skip
+    """Put an entry after `count` others, in place of the oldest if all 256 are there."""
+    size = size_of(count + 1)
+    if count == 0 or size != size_of(count):
+        ring_page[slot] = next_page(np.int64(ring_page[slot]), count, memory, start, free, head)
+    length = LENGTHS[size]
+    entry = place_of(np.int64(ring_page[slot]), size, start) + count % RING_LENGTH
+    for j in range(RING_SIZE):
+        memory[entry + j * length] = code[j]
+    memory[entry + RING_SIZE * length] = np.int8(tag)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _tag(words: Array, predicted: int) -> Any:
+    """Return what is remembered beside a code: the class in the upper four bits, a hash in the lower."""
+    total, negative_zero = np.uint32(0), np.uint32(0x80000000)
+    for j in range(len(words)):  # -0.0 and 0.0 are one
+        total = np.uint32(total + (np.uint32(0) if words[j] == negative_zero else words[j]))
+    mixed = np.uint32(total * np.uint32(0x9E3779B1)) >> np.uint32(28)
+    return np.uint8(((predicted & 15) << 4) | mixed)
+
+
+@njit(cache=True, nogil=True)
+def _echo(place: int, last_places: Array, position: int) -> float:
+    """Return -log10 p of the smallest gap from one of the last places on, by the union bound.
+
+    Places are taken to be uniform between the farthest of them and now: a sweep sorted by class stays near.
+    """
+    gap, reach = RING_LENGTH, (position - place - 1) % RING_LENGTH + 1
+    for last in last_places:
+        reach = max(reach, (position - last - 1) % RING_LENGTH + 1)
+        if place != last:
+            gap = min(gap, (place - last) % RING_LENGTH)
+    return float(-np.log10(min(1.0, ECHO_PLACES * gap / reach)))
+
+
+@njit(cache=True, nogil=True)
+def _is_probe(code: Array, memory: Array, page: int, length: int, position: int) -> bool:
+    """Tell whether the last two steps are small, equal, and at the angle of points around a centre."""
+    first, second, product = 0, 0, 0
+    last, before = page + (position - 1) % RING_LENGTH, page + (position - 2) % RING_LENGTH
+    for j in range(RING_SIZE):
+        middle = int(memory[last + j * length])
+        new, old = int(code[j]) - middle, middle - int(memory[before + j * length])
+        first, second, product = first + old * old, second + new * new, product + old * new
+    if max(first, second) > (PROBE_DISTANCE * QUANTA_PER_PAIR) ** 2 * RING_SIZE:
+        return False
+    if max(first, second) <= PROBE_FLOOR:
+        return True
+    low, high = PROBE_COSINE
+    cosine = product / np.sqrt(max(first * second, 1))
+    return max(first, second) < PROBE_RATIO * min(first, second) and low < cosine < high
 
 
 @njit(cache=True, nogil=True, inline="always")

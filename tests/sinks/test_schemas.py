@@ -67,6 +67,13 @@ def mutations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{field}: {what}", changed
 
 
+def holds(written: Any, document: Any) -> bool:
+    """Whether everything in the document was written again; what it did not say may be added."""
+    if isinstance(document, dict):
+        return all(name in written and holds(written[name], value) for name, value in document.items())
+    return bool(written == document)
+
+
 def decodes(name: str, document: dict[str, Any]) -> bool:
     try:
         msgspec.json.decode(json.dumps(document), type=RECORDS[name])
@@ -79,7 +86,7 @@ def decodes(name: str, document: dict[str, Any]) -> bool:
 def test_golden_documents_decode_and_survive(name: str, document: dict[str, Any]) -> None:
     record = msgspec.json.decode(json.dumps(document), type=RECORDS[name])
     written = json.loads(msgspec.json.encode(record))
-    assert {field: written[field] for field in document} == document
+    assert holds(written, document)
     assert validator(name).is_valid(document)
     assert validator(name).is_valid(written)
 
