@@ -12,12 +12,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
+from kafka.errors import KafkaError
 
 from sinks.records import Feedback
 from streams.bus.base import BusError
@@ -63,9 +64,11 @@ class Traffic(threading.Thread):
                         number += 1
                         self._send(bus, number)
                 bus.flush()
-                bus.close()
             except BusError:
                 self._stopped.wait(1)
+            finally:
+                with suppress(BusError, KafkaError):
+                    bus.close()
 
     def _send(self, bus: KafkaBus, number: int) -> None:
         key = f"k0-{self._draw.randrange(KEYS):032x}"
