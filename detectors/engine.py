@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STATE_VERSION", "Engine", "EngineSettings", "KeySummary", "StateError"]
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 
 _CHUNK_ROWS = 8192
 

@@ -25,7 +25,6 @@ import structlog
 from faust.types import TP
 
 from sinks.policyfile import load_policy
-from streams.bus.base import Message
 from streams.errors import PolicyError, StateVersionError
 from streams.metrics import Lag
 from streams.outputs import list_outputs
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from sinks.policyfile import Policy
+    from streams.bus.base import Message
     from streams.faustbatch import Chunk
     from streams.metrics import Metrics
     from streams.outputs import Output, OutputWriter
@@ -47,8 +47,10 @@ if TYPE_CHECKING:
     Step = Callable[[Pipeline, Sequence[Message]], Iterable[Outputs]]
     """Takes a pipeline and messages that are not in it yet; gives the outputs."""
 
-MAX_CHUNK = 1000
-"""Records per chunk: some milliseconds of work, so that commits and other agents are not held up."""
+MAX_CHUNK = 4096
+MAX_CHUNK_BYTES = 1024 * 1024
+"""Records and bytes per chunk: some milliseconds of work, so that heartbeats, commits and other agents are
+not held up. A micro-batch of thousands of events is one record."""
 
 _log = structlog.get_logger(__name__)
 
@@ -110,6 +112,7 @@ class FencedState:
     """
 
     max_chunk = MAX_CHUNK
+    max_chunk_bytes = MAX_CHUNK_BYTES
 
     def __init__(
         self,
@@ -191,11 +194,11 @@ class FencedState:
     def _advance(self, state: PartitionState, chunk: Chunk, step: Step) -> Iterator[list[Output]]:
         """Run what is new of a chunk through the pipeline; the state is whole again after the last output."""
         fence = state.fences.get(chunk.tp.topic, -1)
-        messages = [_message(record) for record in chunk.records if record.offset > fence]
-        if not messages:
+        if chunk.last <= fence:
             return
+        messages = chunk.after(fence)
         state.whole = False
-        for outputs in step(state.pipeline, messages):
+        for outputs in step(state.pipeline, messages) if messages else ():
             self._metrics.count(outputs)
             yield list(list_outputs(outputs))
         state.fences[chunk.tp.topic] = chunk.last
@@ -380,15 +383,3 @@ class FencedState:
                     f"it contains offset {fence} of {topic}, which ends before that: the topic was made anew",
                     f"Delete and create the topic {self._settings.topic('state')} too",
                 )
-
-
-def _message(record: Any) -> Message:
-    return Message(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        key=record.key,
-        value=record.value,
-        headers=tuple(record.headers),
-        time_ms=record.timestamp,
-    )
