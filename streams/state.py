@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -76,6 +77,8 @@ class PartitionState:
     whole: bool = True
     """False while a chunk is half applied, and for ever if that failed: such a state is never stored."""
     changed: bool = False
+    undurable_since_s: list[float] = field(default_factory=list)
+    """Monotonic time of the oldest change in the snapshot being stored, if any, and in the next."""
     unstored: list[asyncio.Future[Any]] = field(default_factory=list)
     """Outputs made since the last snapshot."""
     replay_end: int | None = None
@@ -88,6 +91,12 @@ class PartitionState:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a chunk is applied, while a snapshot is captured, and until it is durable if it turns."""
     snapshot_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def note_change(self) -> None:
+        """Take the state for changed, and remember since when."""
+        if not self.changed:
+            self.undurable_since_s.append(monotonic())
+        self.changed = True
 
 
 class FencedState:
@@ -202,7 +211,8 @@ class FencedState:
             self._metrics.count(outputs)
             yield list(list_outputs(outputs))
         state.fences[chunk.tp.topic] = chunk.last
-        state.changed = state.whole = True
+        state.whole = True
+        state.note_change()
 
     def _settle(self, state: PartitionState) -> None:
         if state.replay_end is not None and (
@@ -218,7 +228,8 @@ class FencedState:
             return None
         if state.next_policy is not None:
             state.pipeline.set_policy(state.next_policy)
-            state.policy, state.next_policy, state.changed = state.next_policy, None, True
+            state.policy, state.next_policy = state.next_policy, None
+            state.note_change()
             _log.info(
                 "policy_in_force",
                 partition=state.partition,
@@ -274,6 +285,7 @@ class FencedState:
         with self._metrics.time_snapshot():
             await self._store.write(state.partition, state.shelf, dump, meta, outputs)
         state.durable = meta.fences
+        del state.undurable_since_s[:1]
         if state.found is not None and state.shelf.number > 1:
             found, state.found = state.found, None
             await self._store.remove(state.partition, found)
@@ -369,6 +381,11 @@ class FencedState:
                     read = state.fences.get(topic, state.oldest[topic] - 1) + 1
                     name = topic.removeprefix(self._settings.topic_prefix)
                     yield Lag(name, state.partition, max(known - read, 0))
+
+    def snapshot_age_s(self) -> float:
+        """Return the age of the oldest change that is not durable: what a crash would make others replay."""
+        since = [s.undurable_since_s[0] for s in self.partitions.values() if s.undurable_since_s]
+        return monotonic() - min(since) if since else 0.0
 
     def _check_fences(self, state: PartitionState, bounds: Mapping[tuple[str, int], tuple[int, int]]) -> None:
         for topic, fence in state.fences.items():
