@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
     from sinks.policyfile import Policy
     from streams.faustbatch import Chunk
+    from streams.partitionstate import Step
     from streams.pipeline import Pipeline
-    from streams.state import Step
 
 SESSION_TIMEOUT_S = 6.0
 """The shortest that Kafka allows by default: after a kill, partitions wait this long for another worker."""
