@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STATE_VERSION", "Engine", "EngineSettings", "KeySummary", "StateError"]
 
-STATE_VERSION = 6
+STATE_VERSION = 7
 
 _CHUNK_ROWS = 8192
 
