@@ -14,7 +14,7 @@ import numpy as np
 
 from detectors.alert import LEVELS, is_budget_alert
 from detectors.arrays import ArrayFormatError, pack_arrays, unpack_arrays
-from detectors.batch import format_key_reference, parse_key_reference
+from detectors.batch import SYNTHETIC_EPOCH, format_key_reference, is_synthetic, parse_key_reference
 from detectors.budgetalert import make_budget_alert
 from detectors.campaign import CampaignDetector, make_campaign_alert, owner_ids
 from detectors.explain import make_alert
@@ -24,6 +24,8 @@ from detectors.keysummary import KeySummary
 from detectors.keytable import NO_SLOT, pack_entities, unpack_entity
 from detectors.learner import BORROWED_KEYS, GUILTY, HONEST, Learner
 from detectors.lesson import join_lessons, thin
+from detectors.modelalarm import ModelAlarm
+from detectors.modelalert import make_model_alert
 from detectors.parts import PartWriter, StateError
 from detectors.reference import STATISTIC_NAMES
 from detectors.secondopinion import SecondOpinion
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STATE_VERSION", "Engine", "EngineSettings", "KeySummary", "StateError"]
 
-STATE_VERSION = 5
+STATE_VERSION = 7
 
 _CHUNK_ROWS = 8192
 
@@ -78,6 +80,7 @@ class Engine:
         self._models: list[str] = []
         self._watches: list[Watch | Learner] = []
         self._campaigns: list[CampaignDetector] = []
+        self._alarms: list[ModelAlarm] = []
         self._keys = KeyState(self._settings.hot_keys, self._settings.cold_keys)
         self._writer = PartWriter(STATE_VERSION)
         self._changes = 0
@@ -229,6 +232,7 @@ class Engine:
             if isinstance(watch, Learner):
                 yield f"learner/{number}", pack_arrays("learner", STATE_VERSION, *watch.dump())
             yield f"campaigns/{number}", pack_arrays("campaigns", STATE_VERSION, *campaigns.dump())
+            yield f"alarm/{number}", pack_arrays("alarm", STATE_VERSION, *self._alarms[number].dump())
         yield "river", pack_arrays("river", STATE_VERSION, self._second.dump())
 
     def _read(
@@ -244,6 +248,7 @@ class Engine:
                 watch.restore(*unpack_arrays(blobs[f"learner/{number}"], "learner", STATE_VERSION))
             linked = unpack_arrays(blobs[f"campaigns/{number}"], "campaigns", STATE_VERSION)
             self._campaigns[-1].restore(*linked)
+            self._alarms[-1].restore(*unpack_arrays(blobs[f"alarm/{number}"], "alarm", STATE_VERSION))
         self._second.restore(unpack_arrays(blobs["river"], "river", STATE_VERSION)[0])
         self._discovery.restore(*meta["false_discovery"])
         self._forgiven = {(str(key), model) for key, model in meta["forgiven"]}
@@ -256,8 +261,9 @@ class Engine:
         models = ids[batch.model]
         slots, number, evicted = self._keys.admit(batch, models)
         self._second.drop(evicted)
-        for campaigns in self._campaigns:
+        for campaigns, alarm in zip(self._campaigns, self._alarms, strict=True):
             campaigns.forget(evicted)
+            alarm.forget(evicted)
         alerts: list[tuple[int, Alert]] = []
         for model in np.unique(models):
             rows = np.flatnonzero(models == model)
@@ -269,10 +275,10 @@ class Engine:
     def _judge(self, alert: Alert, slot: int) -> Alert:
         """Date the key, and mark a discovery: a key is one hypothesis for life, a campaign one an alert."""
         alert = msgspec.structs.replace(alert, first_time_ms=int(self._keys.slabs["first_ms"][slot]))
-        if is_budget_alert(alert):
+        if is_budget_alert(alert) or is_synthetic(alert.key):
             return alert
         e_value = alerted_e_value_log10(alert.key_p_value)
-        if alert.subject == "campaign":
+        if alert.subject != "key":
             discovered = self._discovery.test(self._discovery.enter(), e_value)
         else:
             hypothesis = self._keys.slabs["hypothesis"]
@@ -307,6 +313,9 @@ class Engine:
                     queries, version = int(number[crossed.row]), watch.current.version
                     alert = make_budget_alert(crossed, part, queries, first, version)
                     alerts.append((int(place.rows[start + crossed.row]), alert))
+            if watched is not None:
+                odd = self._find_odd_model(place.model, watched, part, slots)
+                alerts += [(int(place.rows[start + row]), alert) for row, alert in odd]
             found = self._find_campaigns(place.model, part, slots, owners[cut])
             alerts += [(int(place.rows[stop - 1]), alert) for alert in found]
             if isinstance(watch, Learner) and not watch.until_next_fit:
@@ -334,6 +343,9 @@ class Engine:
         watch = self._watches[model]
         current = watch.watch if isinstance(watch, Learner) else watch
         reference = None if current is None else current.reference
+        real = batch.key_epoch != SYNTHETIC_EPOCH
+        if not real.all():
+            batch, slots, owners = batch.take(real), slots[real], owners[real]
         alerts = []
         for finding in self._campaigns[model].process(batch, slots, owners, self._keys.slabs, reference):
             members = [self._key_of(slot) for slot in finding.slots.tolist()]
@@ -341,6 +353,20 @@ class Engine:
             if sum(blamed) > len(blamed) / 2 and current is not None:
                 first = int(self._keys.slabs["first_offset"][finding.slots].min())
                 alerts.append(make_campaign_alert(finding, members, batch, current.version, first))
+        return alerts
+
+    def _find_odd_model(
+        self, model: int, watched: Watched, batch: EventBatch, slots: NDArray[np.int64]
+    ) -> list[tuple[int, Alert]]:
+        """Look for several keys that are odd at once, unless a person calls the most of them honest."""
+        alerts = []
+        for finding in self._alarms[model].process(slots, watched.surprise, batch.time_ms):
+            members = [self._key_of(slot) for slot in finding.slots.tolist()]
+            blamed = [not self._is_forgiven(key, self._models[model]) for key in members]
+            if sum(blamed) > len(blamed) / 2:
+                first = int(self._keys.slabs["first_offset"][finding.slots].min())
+                version = self._watches[model].current.version
+                alerts.append((finding.row, make_model_alert(finding, members, batch, version, first)))
         return alerts
 
     def _key_of(self, slot: int) -> str:
@@ -353,6 +379,7 @@ class Engine:
         reference = self._references.get(model)
         self._watches.append(Learner(model, self._borrow(model)) if reference is None else Watch(reference))
         self._campaigns.append(CampaignDetector(self._settings.campaign_keys))
+        self._alarms.append(ModelAlarm(None if reference is None else reference.alarm))
         if reference is not None and reference.river is not None:
             self._second.add_model(number, reference.river)
 
@@ -364,8 +391,10 @@ class Engine:
         return join_lessons([thin(lesson, 0, BORROWED_KEYS) for lesson in lessons]) if lessons else None
 
     def _members(self, model: int) -> NDArray[np.int64]:
-        """Return the slots of a model's keys."""
-        return np.flatnonzero((self._keys.table.entities[:, 2] & np.uint64(0xFFFFFFFF)) == model)
+        """Return the slots of a model's keys, without the canary's."""
+        rest = self._keys.table.entities[:, 2]
+        is_real = rest >> np.uint64(32) != SYNTHETIC_EPOCH
+        return np.flatnonzero(((rest & np.uint64(0xFFFFFFFF)) == model) & is_real)
 
     def _reset_level(self, key: str, model: str | None, verdict: int) -> None:
         self._changes += 1

@@ -77,6 +77,7 @@ def merge_references(
         extraction=fit_extraction(
             event, lesson.input_sketch.astype(np.float32), lesson.label_nats, lesson.fresh, lesson.held
         ),
+        alarm=next((reference.alarm for reference in references if reference.alarm is not None), None),
         lesson=lesson,
     )
 

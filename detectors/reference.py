@@ -184,14 +184,35 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelAlarmReference:
+    """How odd benign keys are together (`detectors.modelalarm`).
+
+    Attributes
+    ----------
+    scale : float64 (2,)
+        Mean of the benign keys' surprise, and its standard deviation around that.
+    knots, surprise : float32 (K,)
+        Tail of the largest z of a window.
+    slope : float32 (1,)
+        Growth of the surprise per unit beyond the last knot.
+    """
+
+    scale: NDArray[np.float64]
+    knots: NDArray[np.float32]
+    surprise: NDArray[np.float32]
+    slope: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReference:
-    """Both levels for one model, and River's; a reference learned from live traffic has none for River."""
+    """Both levels for one model, and what more was learned: live traffic teaches neither River nor alarm."""
 
     model: str
     event: EventReference
     key: KeyReference
     river: RiverReference | None = None
     extraction: ExtractionReference | None = None
+    alarm: ModelAlarmReference | None = None
     lesson: Lesson | None = None
 
     @property
@@ -202,7 +223,7 @@ class ModelReference:
     def dump(self) -> bytes:
         """Write as bytes."""
         arrays: dict[str, NDArray[Any]] = {}
-        for level in ("event", "key", "river", "extraction", "lesson"):
+        for level in ("event", "key", "river", "extraction", "alarm", "lesson"):
             part = getattr(self, level)
             if part is not None:
                 arrays |= {f"{level}.{name}": array for name, array in as_arrays(part).items()}
@@ -224,19 +245,25 @@ class ModelReference:
                 f"the reference of model {meta['model']} was learned with other statistics than this version "
                 f"compares; learn it again"
             )
-        river, extraction, lesson = (named(arrays, level) for level in ("river", "extraction", "lesson"))
+        parts = {name: named(arrays, name) for name in ("river", "extraction", "alarm", "lesson")}
         return cls(
             model=str(meta["model"]),
             event=EventReference(**named(arrays, "event")),
             key=KeyReference(**named(arrays, "key")),
-            river=RiverReference(**river) if river else None,
-            extraction=ExtractionReference(**extraction) if extraction else None,
-            lesson=Lesson(**lesson) if lesson else None,
+            river=RiverReference(**parts["river"]) if parts["river"] else None,
+            extraction=ExtractionReference(**parts["extraction"]) if parts["extraction"] else None,
+            alarm=ModelAlarmReference(**parts["alarm"]) if parts["alarm"] else None,
+            lesson=Lesson(**parts["lesson"]) if parts["lesson"] else None,
         )
 
 
 def as_arrays(
-    level: EventReference | KeyReference | RiverReference | ExtractionReference | Lesson,
+    level: EventReference
+    | KeyReference
+    | RiverReference
+    | ExtractionReference
+    | ModelAlarmReference
+    | Lesson,
 ) -> dict[str, NDArray[Any]]:
     """Return the arrays of a level by name."""
     return {field.name: getattr(level, field.name) for field in fields(level)}

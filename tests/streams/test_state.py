@@ -17,7 +17,7 @@ from faust.types import TP
 from sinks.policyfile import load_policy
 from sinks.records import Command
 from streams.bus.kafka import KafkaBus
-from streams.faustbatch import Chunk
+from streams.faustbatch import Chunk, RecordList
 from streams.metrics import Metrics
 from streams.outputs import OutputWriter
 from streams.pipeline import Outputs
@@ -173,7 +173,7 @@ class History:
         if not records:
             return
         self.next[name] += len(records)
-        chunk = Chunk(TP(self.settings.topic(name), self.partition), records, 0)
+        chunk = Chunk(TP(self.settings.topic(name), self.partition), RecordList(records), 0)
         if name == "events":
             await self.state.apply(chunk, take_events)
         else:
