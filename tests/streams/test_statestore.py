@@ -6,9 +6,9 @@ import asyncio
 import struct
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
-from zlib import crc32
 
 import pytest
+from crc32c import crc32c
 from structlog.testing import capture_logs
 
 from streams.bus.kafka import KafkaBus
@@ -46,7 +46,7 @@ def run(settings: Settings, what: Callable[[StateStore], Awaitable[Any]]) -> Any
 
 
 async def write(store: StateStore, shelf: Shelf, names: set[str], **changed: bytes) -> None:
-    dump = Dump(changed, {name: crc32(part) for name, part in changed.items()}, frozenset(names))
+    dump = Dump(changed, {name: crc32c(part) for name, part in changed.items()}, frozenset(names))
     await store.write(0, shelf, dump, SnapshotMeta(fences={"events": shelf.number}, outputs={}), [])
 
 
