@@ -68,7 +68,7 @@ class Traffic(threading.Thread):
             self._stopped.wait(1)
 
     def _feed(self, producer: Any) -> None:
-        """Send until stopped; raise if something is not stored after a while: a new connection does better."""
+        """Send until stopped; raise if something is not stored after a while: connect anew then."""
         while not self._stopped.wait(0.1):
             sent = [self._send(producer) for _ in range(EVENTS_PER_S // 10)]
             sent[-1].get(timeout=SEND_S)
@@ -238,6 +238,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Run the rounds; exit code 1 if anything was wrong."""
     chosen = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the broker is stopped then, too
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     kinds = deal(chosen.seed, chosen.faults, chosen.only)
     results = []
