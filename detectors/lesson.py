@@ -15,9 +15,10 @@ import numpy as np
 from detectors.reference import Lesson
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from detectors.base import Slabs
+    from numpy.typing import NDArray
+
     from detectors.calibration import Sample
 
 EVENT_ROWS = 2048
@@ -31,8 +32,8 @@ KEY_COLUMNS = (
 )
 
 
-def make_lesson(samples: Sequence[Sample], keys: Slabs, attacker_ratio: float) -> Lesson:
-    """Put a lesson together from the events of each key, and the slabs of the keys (`KEY_COLUMNS`).
+def make_lesson(samples: Sequence[Sample], keys: Mapping[str, NDArray[Any]], attacker_ratio: float) -> Lesson:
+    """Put a lesson together from the events of each key, and the rows of the keys (`KEY_COLUMNS`).
 
     One sample alone is of keys that were not told apart.
     """
