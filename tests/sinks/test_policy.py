@@ -148,7 +148,9 @@ def test_canary_takes_its_share_of_keys_and_keeps_them_as_it_grows() -> None:
     keys = [f"k0-{number:032x}" for number in range(2000)]
 
     def chosen(share: float) -> set[str]:
-        of = engine("canary", msgspec.structs.replace(load_policy(None), canary_share=share))
+        of = engine(
+            "canary", msgspec.structs.replace(load_policy(None), canary_share=share, holdout_share=0.0)
+        )
         return {key for at, key in enumerate(keys) if decide(of, at, key=key).command is not None}
 
     small, large = chosen(0.05), chosen(0.5)
@@ -166,7 +168,7 @@ def test_an_exception_holds_commands_back_until_it_ends(covers: str) -> None:
     text = f"""
     version: v
     mode: enforce
-    rules: [{{name: all, action: suspend, duration_s: 60}}]
+    rules: [{{name: all, maturity: stable, action: suspend, duration_s: 60}}]
     exceptions: [{{{covers}, owner: ana, reason: their own model, expires: 2025-11-23}}]
     """
     of = PolicyEngine(parse_policy(text, "here"), SIGNER)
@@ -250,7 +252,7 @@ def test_state_is_bounded() -> None:
     of = engine("observe")
     for at in range(5000):
         decide(of, at, key=f"k0-{at:032x}", time_ms=START_MS + at * HOUR_MS)
-    assert len(of._state.standing) < 2000
+    assert len(of._core.state.standing) < 2000
 
 
 @pytest.mark.parametrize("blob", [b"", b"junk", msgspec.msgpack.encode({"version": 9})])
