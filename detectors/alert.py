@@ -22,6 +22,7 @@ LEVELS: tuple[Level, ...] = ("notice", "warning", "critical")
 Family = Literal[
     "out_of_distribution",
     "near_duplicate",
+    "regularity",
     "boundary",
     "rate",
     "distribution",
@@ -34,6 +35,7 @@ Family = Literal[
 FAMILY_TECHNIQUES: dict[str, tuple[str, ...]] = {
     "out_of_distribution": ("AML.T0024.002", "AML.T0040"),
     "near_duplicate": ("AML.T0024.002", "AML.T0005.001"),
+    "regularity": ("AML.T0024.002", "AML.T0005.001"),
     "boundary": ("AML.T0024.002", "AML.T0042"),
     "rate": ("AML.T0034.000",),
     "distribution": ("AML.T0024.002", "AML.T0005.001"),

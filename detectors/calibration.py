@@ -19,7 +19,7 @@ from detectors.secondopinion import fit_river
 from detectors.signals.familiarity import FAMILIAR_RATIO
 from detectors.signals.out_of_distribution import class_rows, distances
 from detectors.slabs import make_slabs
-from detectors.statistics import GROUP_OF, GROUP_SHARES, HORIZONS, VALUE_OF
+from detectors.statistics import GROUP_OF, GROUP_SHARES, HORIZONS, VALUE_OF, VALUES
 from detectors.tails import fit_tail
 from detectors.track import MEAN_FIELDS, TRACK_FIELDS, Track
 
@@ -44,8 +44,6 @@ SHRINKAGE = 1e-3
 """Share of the mean variance added to every direction, so that flat directions do not explode."""
 FOLDS = 4
 """Parts that benign keys are split into: what is measured of one part is learned from the others."""
-SPREAD_FLOOR = 0.05
-"""Smallest standard deviation between keys that is believed, in the statistic's own unit."""
 
 
 class Sample(NamedTuple):
@@ -217,13 +215,14 @@ def fit_spread(slabs: Slabs, contamination_ratio: float = 0.0) -> Spread:
     columns = []
     for v in range(mass.shape[1]):
         means = slabs["value_mean"][seen[:, v], v].astype(float)
+        least = VALUES[v].least_spread ** 2
         if not len(means):
-            columns.append((0.0, within[v], SPREAD_FLOOR**2, 0.0, 0.0))
+            columns.append((0.0, within[v], least, 0.0, 0.0))
             continue
         low, high = np.quantile(means, [contamination_ratio, 1 - contamination_ratio])
         clipped = np.clip(means, low, high)
         noise = within[v] * np.mean(1 / mass[seen[:, v], v])
-        between = max(np.var(clipped) - noise, SPREAD_FLOOR**2)
+        between = max(np.var(clipped) - noise, least)
         columns.append((np.mean(clipped), within[v], between, np.median(clipped), np.quantile(clipped, 0.99)))
     return Spread(*(np.array(column, np.float32)[VALUE_OF] for column in zip(*columns, strict=True)))
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STATE_VERSION", "Engine", "EngineSettings", "KeySummary", "StateError"]
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 
 _CHUNK_ROWS = 8192
 
@@ -156,6 +156,11 @@ class Engine:
                 raise RuntimeError("the engine was used while its state was written: hold a lock meanwhile")
             yield name, part
         self._keys.clean()
+
+    @property
+    def part_names(self) -> frozenset[str]:
+        """Names of all parts of the state as last dumped or restored."""
+        return self._writer.names
 
     def restore_parts(self, parts: Mapping[str, bytes]) -> None:
         """Replace the state by the newest part of every name that `dump_parts` gave; others are left out.

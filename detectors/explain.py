@@ -22,7 +22,7 @@ CODE_VERSION = "0.1.0"
 """Version of the detection code; part of every alert, so that a replay knows what it replays."""
 
 TOP_FEATURES = 4
-_RATIOS = ("label_flip", "near_copy", "echo", "midpoint")
+_RATIOS = ("label_flip", "near_copy", "probe", "midpoint")
 _UNITS = {
     **dict.fromkeys(_RATIOS, "ratio"),
     "rate": "log10 queries/h",
@@ -156,7 +156,7 @@ def _claim(s: int, reached: Reached, key_reference: KeyReference, query_count: i
     last = f"of its last {min(statistic.horizon, query_count)} queries"
     observed, expected = float(reached.mean[s]), float(key_reference.median[s])
     match statistic.value.name:
-        case "label_flip" | "near_copy" | "echo" | "midpoint":
+        case "label_flip" | "near_copy" | "probe" | "midpoint":
             numbers = f"{observed:.0%} {last}, {expected:.0%} for a typical key"
         case "rate":
             numbers = f"{10**observed:,.0f} in the last hour, {10**expected:,.0f} for a typical key"

@@ -44,6 +44,11 @@ class PartWriter:
         self._version = version
         self._written: dict[str, str] = {}
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Parts that the state consists of, as last written or read."""
+        return frozenset({META, *self._written})
+
     def write(
         self,
         arrays: Iterator[tuple[str, Mapping[str, Array]]],

@@ -11,8 +11,9 @@ import asyncio
 import base64
 import logging
 import os
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import faust
 import structlog
@@ -33,7 +34,9 @@ from streams.pipeline import build_pipeline, load_references
 from streams.selfwatch import SelfWatch
 from streams.settings import Settings, load_settings
 from streams.state import FencedState
+from streams.statestore import StateStore
 from streams.topics import TopicError, check_topics
+from streams.watchdog import RESTART_EXIT_CODE, Watchdog, ask_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,12 +74,20 @@ class WorkerApp(faust.App):
         self.build = build
         self.outputs = OutputWriter(settings)
         self.metrics = Metrics()
-        self.fences = FencedState(settings, build, self.outputs, self.metrics)
+        self.store = StateStore(settings)
+        self.fences = FencedState(settings, build, self.outputs, self.store, self.metrics)
         self.policies = PolicyFeed(settings)
         self.self_watch = SelfWatch(self)
+        self.watchdog = Watchdog(
+            settings.watchdog,
+            positions=self.fences.read_positions,
+            is_rebalancing=lambda: bool(self.rebalancing),
+            bounds=partial(ask_bounds, settings.kafka),
+        )
         super().__init__(settings.consumer_group, **_faust_settings(settings))
         self.on_rebalance_complete.connect(self._take_over)
         self.task(self._snapshot_regularly)
+        self.task(self.watchdog.run)
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self, loop=self.loop)
@@ -110,6 +121,7 @@ class WorkerApp(faust.App):
             )
         await asyncio.to_thread(warm_up, self.build, settings)
         await self.outputs.start()
+        await self.store.start()
         policy = await self.policies.catch_up()
         if policy is not None:
             await self.adopt(policy)
@@ -120,6 +132,7 @@ class WorkerApp(faust.App):
         await super().on_shutdown()
         await self.policies.close()
         await self.outputs.stop()
+        await self.store.stop()
         await self.self_watch.stop()
 
     async def apply(self, chunk: Chunk, step: Step) -> None:
@@ -161,13 +174,20 @@ class WorkerApp(faust.App):
         self.self_watch.health.is_assigned = True
 
     async def _snapshot_regularly(self) -> None:
+        """Store each partition once an interval, one after the other, so that the load is even."""
         while not self.should_stop:
-            await self.sleep(self.worker_settings.snapshot_interval_s)
-            await self._snapshot()
+            partitions = sorted(self.fences.partitions) or [-1]
+            for partition in partitions:
+                await self.sleep(self.worker_settings.snapshot_interval_s / len(partitions))
+                await self._snapshot(partition)
 
-    async def _snapshot(self) -> None:
+    async def _snapshot(self, partition: int | None = None) -> None:
+        """Store a partition, or all."""
         try:
-            await self.fences.snapshot_all()
+            if partition is None:
+                await self.fences.snapshot_all()
+            else:
+                await self.fences.snapshot(partition)
         except Exception as error:
             await self.stop_for(error)
             raise
@@ -223,14 +243,22 @@ def build_app(settings: Settings, build: Callable[[Settings], Pipeline] = build_
 
 
 class _Worker(faust.Worker):
-    """Faust's process, with the logs as they were set up."""
+    """Faust's process, with the logs as they were set up and the watchdog's exit code."""
+
+    def execute_from_commandline(self) -> NoReturn:
+        try:
+            super().execute_from_commandline()
+        except SystemExit as ended:
+            wanted = self.app.watchdog.reason is not None
+            raise SystemExit(RESTART_EXIT_CODE if wanted else ended.code) from None
+        raise SystemExit  # Faust's own never comes here, but does not say so
 
     def _setup_logging(self) -> None:
         logging.getLogger("kafka").setLevel(logging.WARNING)
 
 
 def run_worker(app: WorkerApp) -> None:
-    """Run the application until it is stopped; exits the process, with code 1 after a failure."""
+    """Run the application until it is stopped; exits the process (1 after a failure, 75: start it again)."""
     _Worker(app, loglevel="INFO", redirect_stdouts=False).execute_from_commandline()
 
 

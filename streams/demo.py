@@ -21,7 +21,10 @@ from sinks.policyfile import load_policy
 from sinks.signing import Signer
 from streams.bus.memory import MemoryBus
 from streams.deadletter import dead_letter
+from streams.fleet import Historian, survey
 from streams.pipeline import Pipeline
+from streams.places import TopicPlace
+from streams.replay import Replay
 from streams.report import versions
 from streams.samples import load_references, load_sample
 from streams.sandbox import STOPPING, Customer, Sandbox, spread_attacks
@@ -211,8 +214,23 @@ class Demo:
         self._places[topic, 0] += len(messages)
         return messages
 
+    def _write_states(self) -> None:
+        """Write how keys stand and how the found ones came there: the same events, watched closely."""
+        found = {
+            (alert.key, alert.model): None for c in self.sandbox.customers.values() for alert in c.alerts
+        }
+        historian = Historian(found)
+        closer = Replay(self._pipeline_of_history, historian=historian)
+        closer.topic(self._bus, TopicPlace("memory", "events"))
+        survey([self._pipeline.engine], historian).write(self._sink)
+
+    def _pipeline_of_history(self) -> Pipeline:
+        engine = Engine(self._settings.engine, self._references)
+        return Pipeline(engine, PolicyEngine(load_policy(None)), self._settings)
+
     def _finish(self, seconds: float) -> DemoResult:
         """Close the files, sum up and write the record."""
+        self._write_states()
         self._sink.close()
         benign = [customer for customer in self.sandbox.customers.values() if customer.is_benign]
         written = {kind: str(self.folder / f"{kind}.jsonl") for kind in ("alerts", "decisions", "commands")}
@@ -228,6 +246,7 @@ class Demo:
             benign_harmed=self.sandbox.keys_harmed,
             files=written | {"record": str(record_path)},
             next_commands=(
+                f"modelwarden report {self.folder}                (all of it as one page for a browser)",
                 "modelwarden simulate | modelwarden replay - --references sample   (traffic of your own)",
                 "modelwarden kafka up                   (then `modelwarden worker`: on a real broker)",
                 "modelwarden evaluate TRACES            (the scoreboard, on recordings with labels)",

@@ -87,13 +87,6 @@ class OutputWriter:
         if self._producer is not None:
             await self._producer.stop()
 
-    async def send(self, topic: str, partition: int, key: bytes, value: bytes | None) -> asyncio.Future[Any]:
-        """Begin to write one record as it is; the future ends when it is stored."""
-        future: asyncio.Future[Any] = await self._producer.send(
-            self._settings.topic(topic), value, key=key, partition=partition
-        )
-        return future
-
     async def publish(self, partition: int, outputs: Iterable[Output]) -> list[asyncio.Future[Any]]:
         """Begin to write the outputs of a source partition; the futures end when they are stored."""
         return [

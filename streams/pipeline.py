@@ -25,7 +25,7 @@ from streams.deadletter import DeadLetterLimit
 from streams.errors import SettingsError, StateVersionError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from detectors.alert import Alert
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from streams.codec import Rejection
     from streams.settings import Settings
 
+_ENGINE_PART, _POLICY_PART = "engine/", "policy"
 REFERENCE_SUFFIX = ".reference"
 
 
@@ -79,6 +80,7 @@ class Pipeline:
         self._settings = settings
         self._clock = clock
         self._limit = DeadLetterLimit(settings.dead_letters)
+        self._policy_part = b""
 
     def process(self, messages: Sequence[Message], now_ms: int | None = None) -> Outputs:
         """Process messages of one topic, in order; `now_ms` stands in for the clock.
@@ -130,6 +132,40 @@ class Pipeline:
         """Return the whole state, self-describing and versioned."""
         return msgspec.msgpack.encode(_Dump(1, self.engine.dump(), self._policy.dump()))
 
+    def dump_parts(self, *, changed_only: bool) -> Iterator[tuple[str, bytes]]:
+        """Yield the state in named parts, or those that changed since the last call (taken to its end).
+
+        The newest part of each of `part_names` together restore the state as of this call. The pipeline must
+        not be used between two parts.
+        """
+        for name, part in self.engine.dump_parts(changed_only=changed_only):
+            yield _ENGINE_PART + name, part
+        policy = self._policy.dump()
+        if not changed_only or policy != self._policy_part:
+            self._policy_part = policy
+            yield _POLICY_PART, policy
+
+    @property
+    def part_names(self) -> frozenset[str]:
+        """All parts of the state as last dumped."""
+        return frozenset({_POLICY_PART, *(_ENGINE_PART + name for name in self.engine.part_names)})
+
+    def restore_parts(self, parts: Mapping[str, bytes]) -> None:
+        """Replace the state by the newest part of every name.
+
+        Raises
+        ------
+        StateVersionError
+            If they are damaged or were written by another version; the pipeline must then not be used.
+        """
+        engine = {n.removeprefix(_ENGINE_PART): p for n, p in parts.items() if n.startswith(_ENGINE_PART)}
+        try:
+            self.engine.restore_parts(engine)
+            self._policy.restore(parts[_POLICY_PART])
+        except (KeyError, StateError, PolicyStateError) as error:
+            raise _cannot_restore(error) from error
+        self._policy_part = parts[_POLICY_PART]
+
     def restore(self, blob: bytes) -> None:
         """Replace the state by a dump.
 
@@ -143,11 +179,15 @@ class Pipeline:
             self.engine.restore(dump.engine)
             self._policy.restore(dump.policy)
         except (msgspec.DecodeError, StateError, PolicyStateError) as error:
-            raise StateVersionError(
-                "cannot restore a pipeline's state",
-                str(error),
-                "Run the version that wrote it, or restart from the events by deleting the state",
-            ) from error
+            raise _cannot_restore(error) from error
+
+
+def _cannot_restore(error: Exception) -> StateVersionError:
+    return StateVersionError(
+        "cannot restore a pipeline's state",
+        str(error),
+        "Run the version that wrote it, or restart from the events by deleting the state",
+    )
 
 
 def _commands(decisions: Sequence[Decision]) -> list[Command]:

@@ -1,7 +1,8 @@
 """Where traffic comes from and goes to, as written on the command line: a file, `-`, or a topic of a Kafka.
 
 A topic is written `kafka://host:port[,host:port]/topic`, to read from with a range of offsets behind it, the
-same in every partition: `@100..200` (100 to 199), `@100..` or `@..200`.
+same in every partition: `@100..200` (100 to 199), `@100..` or `@..200`; or a range of times, those at which
+the topic got its records: `@2026-01-05T08:00..2026-01-06` (UTC unless a zone is given), open ends as well.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import sys
 import zlib
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -26,7 +28,7 @@ STANDARD = "-"
 FILE_TOPIC = "events"
 _TOPIC = re.compile(
     r"kafka://(?P<bootstrap>[^\s,/@]+:\d+(?:,[^\s,/@]+:\d+)*)/(?P<topic>[a-zA-Z0-9._-]{1,249})"
-    r"(?:@(?P<first>\d*)\.\.(?P<last>\d*))?"
+    r"(?:@(?P<first>[0-9T:.+Z-]*?)\.\.(?P<last>[0-9T:.+Z-]*))?"
 )
 
 
@@ -42,6 +44,9 @@ class TopicPlace(msgspec.Struct, frozen=True):
     first: int = 0
     last: int | None = None
     """The first offset that is not read; None for the end as it stands."""
+    first_ms: int | None = None
+    last_ms: int | None = None
+    """The same by time, where a range of times is given."""
 
 
 def parse_place(text: str) -> TopicPlace | Path:
@@ -60,11 +65,30 @@ def parse_place(text: str) -> TopicPlace | Path:
         raise PlaceError(
             text, why, "Write kafka://host:port/topic, and to read a part of it @from..to behind"
         )
-    last = int(match["last"]) if match["last"] else None
-    place = TopicPlace(match["bootstrap"], match["topic"], int(match["first"] or 0), last)
-    if last is not None and last <= place.first:
-        raise PlaceError(text, "the range of offsets is empty", "Write @from..to with from below to")
+    first, last = match["first"] or "", match["last"] or ""
+    address = match["bootstrap"], match["topic"]
+    if all(part.isdecimal() for part in (first, last) if part):
+        place = TopicPlace(*address, int(first or 0), int(last) if last else None)
+        is_empty = place.last is not None and place.last <= place.first
+    else:
+        first_ms, last_ms = (parse_time(part, text) if part else None for part in (first, last))
+        place = TopicPlace(*address, first_ms=first_ms, last_ms=last_ms)
+        is_empty = first_ms is not None and last_ms is not None and last_ms <= first_ms
+    if is_empty:
+        raise PlaceError(text, "the range is empty", "Write @from..to with from below to")
     return place
+
+
+def parse_time(text: str, what: str) -> int:
+    """Read an ISO 8601 time, UTC where it has no zone, as milliseconds since 1970. Raises PlaceError."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise PlaceError(
+            what, "neither offsets nor times", "Write @100..200 or @2026-01-05T08:00..2026-01-06"
+        ) from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1000)
 
 
 @contextmanager

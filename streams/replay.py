@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from detectors.engine import Engine
     from sinks.files import FileSink
     from sinks.records import Command, DeadLetter, Decision
     from streams.bus.base import Bus, Message
+    from streams.fleet import Historian
     from streams.pipeline import Outputs, Pipeline
     from streams.places import TopicPlace
 
@@ -130,6 +132,8 @@ class Replay:
     waiting : callable, optional
         Makes a context for every wait for input, inside which KeyboardInterrupt, too, ends the replay with
         what there is.
+    historian : Historian, optional
+        Follows some keys through this replay; it finds the same without one.
     """
 
     def __init__(
@@ -139,18 +143,20 @@ class Replay:
         stopped: Callable[[], bool] = lambda: False,
         tell: Callable[[int], None] = lambda _: None,
         waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+        historian: Historian | None = None,
     ) -> None:
         self._build = build
         self._stopped = stopped
         self._tell = tell
         self._waiting = waiting
+        self._historian = historian
         self._pipelines: dict[int, Pipeline] = {}
         self.collected = Collected()
         self.complete = False
 
-    def files(self, paths: Sequence[Path], max_message_bytes: int) -> None:
-        """Replay files, in the order given. Raises ModelwardenError."""
-        messages = file_messages(self._lines(paths, max_message_bytes))
+    def files(self, paths: Sequence[Path], max_message_bytes: int, *, last: int | None = None) -> None:
+        """Replay files, in the order given, up to line `last` if it is given. Raises ModelwardenError."""
+        messages = islice(file_messages(self._lines(paths, max_message_bytes)), last)
         self._run(iter(lambda: list(islice(messages, BATCH_MESSAGES)), []))
 
     def _lines(self, paths: Sequence[Path], max_line_bytes: int) -> Iterator[bytes]:
@@ -162,19 +168,20 @@ class Replay:
                 yield line
             before += path.stat().st_size if path.is_file() else 0
 
-    def topic(self, bus: Bus, place: TopicPlace) -> None:
-        """Replay a part of a topic. Raises ModelwardenError and BusError."""
-        ends = topic_ends(bus, place)
-        start = {(place.topic, partition): place.first for partition in ends}
-        self._run(
-            self._batches(bus.read([place.topic], start=start, max_records=BATCH_MESSAGES), place.first, ends)
-        )
+    def topic(self, bus: Bus, place: TopicPlace, *, partition: int | None = None) -> None:
+        """Replay a part of a topic, all partitions or one. Raises ModelwardenError and BusError."""
+        ranges = {p: found for p, found in topic_ranges(bus, place).items() if partition in {None, p}}
+        start = {(place.topic, p): first for p, (first, _) in ranges.items()}
+        ends = {p: end for p, (first, end) in ranges.items() if end > first}
+        if ends:
+            batches = bus.read([place.topic], start=start, max_records=BATCH_MESSAGES)
+            self._run(self._batches(batches, ends))
+        else:
+            self._run(iter(()))
 
-    def _batches(
-        self, batches: Iterator[list[Message]], first: int, ends: dict[int, int]
-    ) -> Iterator[list[Message]]:
+    def _batches(self, batches: Iterator[list[Message]], ends: dict[int, int]) -> Iterator[list[Message]]:
         """Yield lists of one partition, up to its end; stop when every partition is there."""
-        left = {partition for partition, end in ends.items() if end > first}
+        left = set(ends)
         read = 0
         for batch in batches:
             for partition, end in ends.items():
@@ -193,10 +200,18 @@ class Replay:
             partition = batch[0].partition
             if partition not in self._pipelines:
                 self._pipelines[partition] = self._build()
-            self.collected.add(self._pipelines[partition].process(batch))
+            self._process(self._pipelines[partition], batch)
         # Also at the end of the input: Ctrl-C may have ended what writes it.
         self.complete = not self._stopped()
         self.collected.sort()
+
+    def _process(self, pipeline: Pipeline, batch: Sequence[Message]) -> None:
+        if self._historian is None:
+            self.collected.add(pipeline.process(batch))
+            return
+        for piece, due in self._historian.cut(batch):
+            self.collected.add(pipeline.process(piece))
+            self._historian.note(pipeline.engine, due)
 
     def _next(self, batches: Iterator[list[Message]]) -> list[Message]:
         try:
@@ -204,6 +219,11 @@ class Replay:
                 return next(batches, [])
         except KeyboardInterrupt:
             return []
+
+    @property
+    def engines(self) -> list[Engine]:
+        """The engines, by partition."""
+        return [self._pipelines[partition].engine for partition in sorted(self._pipelines)]
 
     @property
     def models(self) -> set[str]:
@@ -216,13 +236,23 @@ class Replay:
         return sum(pipeline.engine.key_count for pipeline in self._pipelines.values())
 
 
-def topic_ends(bus: Bus, place: TopicPlace) -> dict[int, int]:
-    """Return, per partition, the first offset that is not replayed. Raises BusError, PlaceError."""
+def topic_ranges(bus: Bus, place: TopicPlace) -> dict[int, tuple[int, int]]:
+    """Return, per partition, the first offset to replay and the one after the last. Raises as `Bus` does."""
     ends = bus.end_offsets(place.topic)
     if place.first and all(end <= place.first for end in ends.values()):
         what = f"kafka://{place.bootstrap}/{place.topic}@{place.first}.."
         raise PlaceError(what, f"the topic ends before, at {max(ends.values())}", "Begin earlier")
-    return {p: end if place.last is None else min(end, place.last) for p, end in ends.items()}
+    starts = dict.fromkeys(ends, place.first)
+    if place.first_ms is not None:
+        starts = bus.offsets_at(place.topic, place.first_ms)
+        if all(starts[p] >= end for p, end in ends.items()):
+            what = f"kafka://{place.bootstrap}/{place.topic}"
+            raise PlaceError(what, "it got no record in that time", "Begin earlier")
+    if place.last_ms is not None:
+        stops = bus.offsets_at(place.topic, place.last_ms)
+    else:
+        stops = {p: end if place.last is None else min(end, place.last) for p, end in ends.items()}
+    return {p: (starts[p], stops[p]) for p in ends}
 
 
 def summarise(replay: Replay, **known: Any) -> Replayed:

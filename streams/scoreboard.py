@@ -20,27 +20,34 @@ if TYPE_CHECKING:
 
 NEVER = Text("never", "red")
 MIN_TITLE_WIDTH = 60
+LEGEND = (
+    "Queries to the first alarm; in brackets the attack queries among them, for campaigns the most keys in "
+    "one. Several keys: keys alarmed of all, median query of those. Held: no alarm; the query at which a key "
+    "holds as much as a copy of the model needs."
+)
 
 
 def show(report: Report, console: Console) -> None:
     """Print the whole report."""
-    for victim in sorted({share.victim for share in report.benign}):
-        console.print(_benign(victim, [share for share in report.benign if share.victim == victim], report))
-    if report.mode == "live":
-        console.print(_days(report))
-        console.print(_live(report))
-    else:
-        console.print(_attacks(report))
-        if any(file.kind == "split" for file in report.files):
-            console.print(_campaigns(report))
+    for table in tables(report):
+        console.print(table)
+    if report.mode != "live":
         alarms = sum(count.alarms for count in report.false_campaigns if count.budget == "1 %")
-        console.print(
-            "Queries to the first alarm; in brackets the attack queries among them, for campaigns the most "
-            "keys in one. Several keys: keys alarmed of all, median query of those. "
-            f"Campaign alarms among honest keys alone: {alarms}. "
-            "Held: no alarm; the query at which a key holds as much as a copy of the model needs.",
-            style="dim",
-        )
+        console.print(f"{LEGEND} Campaign alarms among honest keys alone: {alarms}.", style="dim")
+
+
+def tables(report: Report) -> list[Table]:
+    """Return the report as tables."""
+    made = [
+        _benign(victim, [share for share in report.benign if share.victim == victim], report)
+        for victim in sorted({share.victim for share in report.benign})
+    ]
+    if report.mode == "live":
+        return [*made, _days(report), _live(report)]
+    made.append(_attacks(report))
+    if any(file.kind == "split" for file in report.files):
+        made.append(_campaigns(report))
+    return made
 
 
 def _table(title: str, *columns: str, left: int = 1) -> Table:

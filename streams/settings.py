@@ -72,6 +72,19 @@ class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Not ready while more records than this wait, over the partitions here."""
 
 
+class WatchdogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a worker ends itself (exit code 75), for its supervisor to start it again."""
+
+    stalled_s: Annotated[float, Meta(ge=0)] = 180.0
+    """For so long no record was processed though there are more to read, or the group has been rebalancing.
+    0: never."""
+    loop_stuck_s: Annotated[float, Meta(ge=0)] = 60.0
+    """For so long the process did nothing else than one thing. 0: never."""
+    memory_limit_bytes: Annotated[int, Meta(ge=1)] | None = None
+    """Above so much resident memory it makes a last snapshot and ends. None: nine tenths of the container's
+    limit; outside of a container, never."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything an operator may set. File names are taken from the working directory."""
 
@@ -101,6 +114,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
     health: HealthSettings = HealthSettings()
 
     def topic(self, name: str) -> str:

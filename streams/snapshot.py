@@ -1,11 +1,27 @@
-"""The form of a state snapshot on the compacted `state` topic.
+"""The form of a state snapshot on the compacted topics `state` and `snapshots`.
 
-A snapshot of one source partition is cut in pieces, one message each. The key is (partition, generation,
-slot, piece); slots alternate with the snapshot's number, so writing one never overwrites the newest complete
-one, and compaction keeps both. Each piece carries a checksum of its own content and what is needed to put the
-snapshot together: the parts of one snapshot have the same generation, number and count.
+A pipeline's state comes in named parts. A snapshot of one source partition is a *manifest*, one record on
+`snapshots`, and the parts that it names, in pieces on `state`. Parts that did not change since the snapshot
+before stay where they are; the manifest says at which offsets every part stands, so a restore reads those and
+nothing else, however much lies between them.
 
-The generation rises with every restore, so a stalled worker that wakes up late writes under keys of its own.
+Writing snapshot n:
+
+1. A *plan*, one record on `snapshots`: every key of `state` that may be in use from now on.
+2. The pieces of the parts that changed, on `state`, under (generation, part, slot, piece). A part goes into
+   the first of three slots that neither snapshot n-1 nor n-2 uses. So compaction, which keeps the newest
+   record of each key, keeps both of them whole whatever happens to n.
+3. Once all pieces, and all outputs made before the capture, are stored: the manifest, under (generation, n
+   modulo 3). From the moment it is stored, n is complete; nothing written before that can destroy n-1 or n-2.
+4. Tombstones for the keys that neither n nor n-1 uses: of parts that are gone, and once two snapshots of a
+   generation are complete, of all earlier generations, by their plans.
+
+Restoring takes the highest complete (generation, number) all of whose parts are there and match their
+checksums. One that is damaged is named, and the one before it is taken: events are read again from there.
+
+The generation rises with every restore and is part of every key, so a stalled worker that wakes up late
+writes under keys of its own; and the first snapshot of a generation stores every part, for what an earlier
+generation wrote may be overwritten by such a worker at any time.
 """
 
 from __future__ import annotations
@@ -13,7 +29,7 @@ from __future__ import annotations
 import secrets
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -23,18 +39,40 @@ from streams.errors import StateVersionError
 from streams.outputs import Output  # noqa: TC001 - same
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-FORMAT_VERSION = 1
-PIECE_BYTES = 512 * 1024
-SLOTS = 2
+FORMAT_VERSION = 2
+PIECE_BYTES = 960 * 1024
+"""Below the megabyte that brokers take in one record by default."""
+SLOTS = 3
 _LOT_BITS = 32
+_PLAN_SLOT = 255
 
-_KEY = struct.Struct(">iqBi")
-_HEADER = struct.Struct(">HqqiiqI")
-"""Format version, generation, snapshot number, piece, pieces, fence, crc32 of key, fields and content."""
-_VERSION = struct.Struct(">H")
-_META_SIZE = struct.Struct(">I")
+_PIECE_KEY = struct.Struct(">qBI")
+"""Generation, slot, piece; the part's name follows."""
+_RECORD_KEY = struct.Struct(">qB")
+"""Generation, slot (of a manifest) or 255 (of the plan)."""
+_HEAD = struct.Struct(">HI")
+"""Format version, crc32 of key and content; JSON follows."""
+
+
+class Stored(NamedTuple):
+    """What became of one part."""
+
+    size_bytes: int
+    checksum: int
+    offsets: tuple[int, ...]
+
+
+class PartEntry(msgspec.Struct, frozen=True, array_like=True):
+    """Where one part of a snapshot stands."""
+
+    slot: int
+    size_bytes: int
+    checksum: int
+    """CRC-32 of the part."""
+    offsets: tuple[int, ...]
+    """On the state topic, of its pieces."""
 
 
 class SnapshotMeta(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,15 +88,34 @@ class SnapshotMeta(msgspec.Struct, frozen=True, kw_only=True):
     """Outputs that may be written once this snapshot is durable, and not before."""
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of one source partition at one moment."""
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, tag="manifest"):
+    """One complete snapshot of one source partition."""
 
-    partition: int
     generation: int
     number: int
     """Counts the snapshots of a generation, from 1."""
     meta: SnapshotMeta
-    blob: bytes
+    parts: dict[str, PartEntry]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(entry.size_bytes for entry in self.parts.values())
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, tag="plan"):
+    """Which keys of the state topic a generation may have written, for whoever cleans up after it."""
+
+    generation: int
+    pieces: dict[str, tuple[int, ...]]
+    """By part: how many pieces may stand in each slot."""
+
+    def keys(self) -> Iterator[bytes]:
+        """Yield them."""
+        for name, counts in self.pieces.items():
+            for slot, count in enumerate(counts):
+                for piece in range(count):
+                    yield piece_key(self.generation, name, slot, piece)
 
 
 def next_generation(group_generation: int, highest: int) -> int:
@@ -71,105 +128,115 @@ def next_generation(group_generation: int, highest: int) -> int:
     return (epoch << _LOT_BITS) + secrets.randbits(_LOT_BITS)
 
 
-def cut(snapshot: Snapshot, fence: int, piece_bytes: int = PIECE_BYTES) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the snapshot's messages, as (key, value)."""
-    meta = msgspec.json.encode(snapshot.meta)
-    body = _META_SIZE.pack(len(meta)) + meta + snapshot.blob
-    count = -(-len(body) // piece_bytes)
-    for piece in range(count):
-        key = _KEY.pack(snapshot.partition, snapshot.generation, snapshot.number % SLOTS, piece)
-        content = body[piece * piece_bytes : (piece + 1) * piece_bytes]
-        fields = (FORMAT_VERSION, snapshot.generation, snapshot.number, piece, count, fence)
-        yield key, _HEADER.pack(*fields, _checksum(key, fields, content)) + content
+def piece_key(generation: int, name: str, slot: int, piece: int) -> bytes:
+    """Return the key of one piece on the state topic."""
+    return _PIECE_KEY.pack(generation, slot, piece) + name.encode()
 
 
-def _checksum(key: bytes, fields: tuple[int, ...], content: bytes) -> int:
-    return crc32(content, crc32(_HEADER.pack(*fields, 0), crc32(key)))
+def piece_count(size_bytes: int) -> int:
+    """Tell how many pieces a part makes; an empty one makes one."""
+    return max(1, -(-size_bytes // PIECE_BYTES))
+
+
+def encode_record(record: Manifest | Plan) -> tuple[bytes, bytes]:
+    """Return the key and the value of a record of the topic `snapshots`."""
+    slot = _PLAN_SLOT if isinstance(record, Plan) else record.number % SLOTS
+    key = _RECORD_KEY.pack(record.generation, slot)
+    content = msgspec.json.encode(record)
+    return key, _HEAD.pack(FORMAT_VERSION, crc32(content, crc32(key))) + content
+
+
+def decode_record(key: bytes, value: bytes) -> Manifest | Plan | str:
+    """Return the record, or what is wrong with it.
+
+    Raises
+    ------
+    StateVersionError
+        If another version of this program wrote it.
+    """
+    if len(value) < _HEAD.size or len(key) != _RECORD_KEY.size:
+        return f"a record of {len(value)} bytes is no snapshot"
+    version, checksum = _HEAD.unpack_from(value)
+    content = value[_HEAD.size :]
+    if version != FORMAT_VERSION:
+        raise other_format(version)
+    if checksum != crc32(content, crc32(key)):
+        return f"record of generation {_RECORD_KEY.unpack(key)[0]}: wrong checksum"
+    try:
+        return msgspec.json.decode(content, type=Manifest | Plan)
+    except msgspec.DecodeError as error:
+        return f"record of generation {_RECORD_KEY.unpack(key)[0]}: {error}"
+
+
+def other_format(version: int) -> StateVersionError:
+    """Make the error for snapshots that another version wrote."""
+    return StateVersionError(
+        "the stored state",
+        f"its snapshots have format {version}, this version reads format {FORMAT_VERSION}",
+        "Run the version that wrote it, or delete the topics state and snapshots to begin anew",
+    )
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """One record to write on the state topic."""
+
+    name: str
+    key: bytes
+    value: memoryview
 
 
 @dataclass(slots=True)
-class Assembler:
-    """Puts the snapshots of one partition together again from its messages, in their order.
+class Shelf:
+    """Which slots one generation's snapshots of a partition use; pure bookkeeping, no I/O.
 
     Attributes
     ----------
-    keys : dict
-        Every key that stands on the topic, with its generation.
-    faults : list of str
-        What was wrong with pieces that were left out.
+    newest, before : dict
+        Parts of the two newest complete snapshots of this generation.
     """
 
-    partition: int
-    keys: dict[bytes, int] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
-    _pieces: dict[tuple[int, int], dict[int, bytes]] = field(default_factory=dict)
-    _counts: dict[tuple[int, int], int] = field(default_factory=dict)
+    generation: int
+    number: int = 0
+    newest: dict[str, PartEntry] = field(default_factory=dict)
+    before: dict[str, PartEntry] = field(default_factory=dict)
+    _standing: dict[str, list[int]] = field(default_factory=dict)
+    _slots: dict[str, int] = field(default_factory=dict)
 
-    def add(self, key: bytes, value: bytes | None) -> None:
-        """Take one message of the topic.
+    def place(self, sizes: Mapping[str, int]) -> Plan:
+        """Choose slots for parts of these sizes, and return the plan to write before them."""
+        self.number += 1
+        self._slots = {}
+        for name, size in sizes.items():
+            taken = {entries[name].slot for entries in (self.newest, self.before) if name in entries}
+            slot = self._slots[name] = min(set(range(SLOTS)) - taken)
+            standing = self._standing.setdefault(name, [0] * SLOTS)
+            standing[slot] = max(standing[slot], piece_count(size))
+        return Plan(
+            generation=self.generation,
+            pieces={name: tuple(counts) for name, counts in self._standing.items()},
+        )
 
-        Raises
-        ------
-        StateVersionError
-            If another version of this program wrote it.
-        """
-        if value is None:
-            self._forget(key)
-            return
-        version = _VERSION.unpack_from(value)[0] if len(value) >= _VERSION.size else None
-        if len(key) != _KEY.size or version is None:
-            self.faults.append(f"a message of {len(value)} bytes is no piece of a snapshot")
-            return
-        if version != FORMAT_VERSION:
-            raise StateVersionError(
-                f"the state of partition {self.partition}",
-                f"its snapshots have format {version}, this version reads format {FORMAT_VERSION}",
-                "Run the version that wrote it, or delete the state topic to begin anew",
-            )
-        self._take(key, value)
+    def cut(self, name: str, part: bytes) -> Iterator[Piece]:
+        """Yield the pieces of a placed part; no bytes are copied."""
+        view = memoryview(part)
+        for piece in range(piece_count(len(view))):
+            key = piece_key(self.generation, name, self._slots[name], piece)
+            yield Piece(name, key, view[piece * PIECE_BYTES : (piece + 1) * PIECE_BYTES])
 
-    def _take(self, key: bytes, value: bytes) -> None:
-        self.keys[key] = _KEY.unpack(key)[1]
-        if len(value) < _HEADER.size:
-            self.faults.append(f"a piece of {len(value)} bytes is shorter than its header")
-            return
-        *fields, checksum = _HEADER.unpack_from(value)
-        _, generation, number, piece, count, _ = fields
-        content = value[_HEADER.size :]
-        if checksum != _checksum(key, tuple(fields), content):
-            self.faults.append(f"piece of a snapshot of generation {_KEY.unpack(key)[1]}: wrong checksum")
-            return
-        for other in [o for o in self._pieces if o[0] == generation and o[1] <= number - SLOTS]:
-            del self._pieces[other]
-        self._pieces.setdefault((generation, number), {})[piece] = content
-        self._counts[generation, number] = count
+    def list_parts(self, stored: Mapping[str, Stored], names: Iterable[str]) -> dict[str, PartEntry]:
+        """Return the parts `names` of the snapshot being written: stored now, or where they stood."""
+        fresh = {name: PartEntry(self._slots[name], *told) for name, told in stored.items()}
+        return {name: fresh[name] if name in fresh else self.newest[name] for name in names}
 
-    def _forget(self, key: bytes) -> None:
-        generation = self.keys.pop(key, None)
-        for name in [n for n in self._pieces if n[0] == generation]:
-            _, _, slot, piece = _KEY.unpack(key)
-            if name[1] % SLOTS == slot:
-                self._pieces[name].pop(piece, None)
-
-    def snapshots(self) -> Iterable[Snapshot]:
-        """Yield the complete snapshots, newest first; names the incomplete ones in `faults`."""
-        for generation, number in sorted(self._pieces, reverse=True):
-            pieces = self._pieces[generation, number]
-            count = self._counts[generation, number]
-            if len(pieces) < count:
-                self.faults.append(
-                    f"snapshot {number} of generation {generation} has {len(pieces)} of {count} pieces"
-                )
-                continue
-            body = b"".join(pieces[i] for i in range(count))
-            (size,) = _META_SIZE.unpack_from(body)
-            start = _META_SIZE.size + size
-            meta = msgspec.json.decode(body[_META_SIZE.size : start], type=SnapshotMeta)
-            yield Snapshot(
-                partition=self.partition, generation=generation, number=number, meta=meta, blob=body[start:]
-            )
-
-    @property
-    def highest_generation(self) -> int:
-        """The highest generation that wrote, or 0."""
-        return max(self.keys.values(), default=0)
+    def complete(self, parts: dict[str, PartEntry]) -> list[bytes]:
+        """Take a snapshot for complete; return the keys that no snapshot needs any more."""
+        self.before, self.newest = self.newest, parts
+        stale = []
+        for name in [name for name in self._standing if name not in self.newest and name not in self.before]:
+            counts = self._standing.pop(name)
+            stale += [
+                piece_key(self.generation, name, slot, piece)
+                for slot, count in enumerate(counts)
+                for piece in range(count)
+            ]
+        return stale

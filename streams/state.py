@@ -1,9 +1,11 @@
 """Fenced state: every event is in the state once, however often the worker is killed.
 
 * One pipeline per source partition. Its `fences` are the last offsets (of events and of feedback) in it.
-* A snapshot is written every `snapshot_interval_s`, and when partitions are given up. It is durable once all
-  its pieces, and every output made before it, are stored; only then may its fences be committed.
-* On assignment the newest complete snapshot is restored, reading goes on behind its fences, and outputs that
+* A snapshot is written every `snapshot_interval_s`, and when partitions are given up: the parts of the state
+  that changed since the one before (`streams.snapshot` has the protocol). It is durable once all its parts,
+  and every output made before it, are stored; only then may its fences be committed. Other partitions go on
+  while it is captured, and this one too while it is stored.
+* On assignment the newest whole snapshot is restored, reading goes on behind its fences, and outputs that
   stand on the topics already are not written again.
 * A person's feedback and a new policy take effect only together with a snapshot: events wait until it is
   durable, and what follows from the feedback is written after that. So every event is replayed under the
@@ -27,8 +29,9 @@ from streams.bus.base import Message
 from streams.errors import PolicyError, StateVersionError
 from streams.metrics import Lag
 from streams.outputs import list_outputs
-from streams.recovery import log_bounds, read_to_end
-from streams.snapshot import Assembler, Snapshot, SnapshotMeta, cut, next_generation
+from streams.recovery import log_bounds
+from streams.snapshot import Shelf, SnapshotMeta, next_generation
+from streams.statestore import take_dump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from streams.outputs import Output, OutputWriter
     from streams.pipeline import Outputs, Pipeline
     from streams.settings import Settings
+    from streams.statestore import Dump, Found, StateStore
 
     Step = Callable[[Pipeline, Sequence[Message]], Iterable[Outputs]]
     """Takes a pipeline and messages that are not in it yet; gives the outputs."""
@@ -55,9 +59,10 @@ class PartitionState:
 
     partition: int
     pipeline: Pipeline
-    generation: int
     policy: Policy
     """In force in the pipeline."""
+    shelf: Shelf
+    """Where this generation's snapshots stand."""
     next_policy: Policy | None = None
     """Takes its place with the next snapshot."""
     waiting: list[tuple[Chunk, Step]] = field(default_factory=list)
@@ -66,7 +71,6 @@ class PartitionState:
     """By source topic: offset of the last record in the pipeline."""
     durable: dict[str, int] = field(default_factory=dict)
     """The same for the newest durable snapshot."""
-    number: int = 0
     whole: bool = True
     """False while a chunk is half applied, and for ever if that failed: such a state is never stored."""
     changed: bool = False
@@ -77,8 +81,8 @@ class PartitionState:
     topics already. None once all of those have been made again."""
     oldest: dict[str, int] = field(default_factory=dict)
     """By source topic: the oldest offset that was there when the state was restored."""
-    old_keys: list[bytes] = field(default_factory=list)
-    """What earlier generations left on the state topic."""
+    found: Found | None = None
+    """What earlier generations left on the topics, until it is removed."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a chunk is applied, while a snapshot is captured, and until it is durable if it turns."""
     snapshot_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -93,7 +97,9 @@ class FencedState:
     build : callable
         Makes an empty pipeline.
     writer : OutputWriter
-        Writes outputs and snapshots.
+        Writes outputs.
+    store : StateStore
+        Writes and reads snapshots.
     metrics : Metrics
         Told what is made.
 
@@ -110,12 +116,14 @@ class FencedState:
         settings: Settings,
         build: Callable[[Settings], Pipeline],
         writer: OutputWriter,
+        store: StateStore,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._build = build
         self._writer = writer
+        self._store = store
         self.events_topic = settings.topic("events")
         self._generation = -1
         self._policy = load_policy(settings.policy_file, settings.policy_mode)
@@ -151,6 +159,14 @@ class FencedState:
                 fence, offset = state.fences.get(topic), committed.get(tp)
                 found[tp] = fence + 1 if fence is not None else offset or state.oldest[topic]
         return found
+
+    def read_positions(self) -> dict[TP, int]:
+        """Return the offset behind the last event in the state, by place."""
+        topic = self.events_topic
+        return {
+            TP(topic, state.partition): state.fences.get(topic, state.oldest.get(topic, 0) - 1) + 1
+            for state in self.partitions.values()
+        }
 
     async def drained(self) -> None:
         """Make everything processed durable. Raises KafkaError."""
@@ -215,8 +231,14 @@ class FencedState:
         ]
 
     async def snapshot_all(self) -> None:
-        """Write a snapshot of every partition that changed, and wait until it is durable."""
-        for state in list(self.partitions.values()):
+        """Make every partition that changed durable. Raises KafkaError."""
+        for partition in list(self.partitions):
+            await self.snapshot(partition)
+
+    async def snapshot(self, partition: int) -> None:
+        """Write a snapshot of a partition if it changed; return when it is durable. Raises KafkaError."""
+        state = self.partitions.get(partition)
+        if state is not None:
             async with state.snapshot_lock:
                 await self._snapshot(state)
 
@@ -225,46 +247,33 @@ class FencedState:
             held = self._turn(state) if state.whole else None
             if not state.changed or not state.whole:
                 return
-            stored = state.unstored
-            taken = self._capture(state, held or [])
+            meta = SnapshotMeta(
+                fences=dict(state.fences),
+                outputs=self._writer.positions(state.partition),
+                policy=state.policy,
+                held=tuple(held or ()),
+            )
+            outputs, state.unstored, state.changed = state.unstored, [], False
+            dump = await asyncio.to_thread(take_dump, state.pipeline, changed_only=state.shelf.number > 0)
             if held is not None:  # no event may see the turn before it is durable
-                await self._store(state, taken, stored)
+                await self._write(state, dump, meta, outputs)
                 state.unstored += await self._writer.publish(state.partition, held)
                 return
-        await self._store(state, taken, stored)
+        await self._write(state, dump, meta, outputs)
 
-    def _capture(self, state: PartitionState, held: Iterable[Output]) -> Snapshot:
-        state.number += 1
-        meta = SnapshotMeta(
-            fences=dict(state.fences),
-            outputs=self._writer.positions(state.partition),
-            policy=state.policy,
-            held=tuple(held),
-        )
-        blob = state.pipeline.dump()
-        state.unstored, state.changed = [], False
-        return Snapshot(
-            partition=state.partition,
-            generation=state.generation,
-            number=state.number,
-            meta=meta,
-            blob=blob,
-        )
-
-    async def _store(self, state: PartitionState, taken: Snapshot, stored: list[asyncio.Future[Any]]) -> None:
-        """Write a snapshot; it is durable with all outputs before it, which `stored` tells."""
+    async def _write(
+        self,
+        state: PartitionState,
+        dump: Dump,
+        meta: SnapshotMeta,
+        outputs: list[asyncio.Future[Any]],
+    ) -> None:
         with self._metrics.time_snapshot():
-            for key, value in cut(taken, taken.meta.fences.get(self.events_topic, -1)):
-                stored.append(await self._writer.send("state", state.partition, key, value))
-            await asyncio.gather(*stored)
-        state.durable = taken.meta.fences
-        if taken.number > 1:
-            await self._remove(state)
-
-    async def _remove(self, state: PartitionState) -> None:
-        """Take the snapshots of earlier generations off the topic: two newer ones are durable."""
-        keys, state.old_keys = state.old_keys, []
-        await asyncio.gather(*[await self._writer.send("state", state.partition, key, None) for key in keys])
+            await self._store.write(state.partition, state.shelf, dump, meta, outputs)
+        state.durable = meta.fences
+        if state.found is not None and state.shelf.number > 1:
+            found, state.found = state.found, None
+            await self._store.remove(state.partition, found)
 
     async def assign(self, partitions: Iterable[int], generation: int) -> None:
         """Take over the partitions of a new generation: restore those that are not here already.
@@ -290,23 +299,17 @@ class FencedState:
         _log.info("worker_ready", partitions=sorted(mine), restored=new, generation=generation)
 
     async def _restore(self, partitions: list[int], generation: int) -> dict[int, PartitionState]:
-        topic = self._settings.topic("state")
-        found = {partition: Assembler(partition) for partition in partitions}
-        async for record in read_to_end(self._settings.kafka, {(topic, p): 0 for p in partitions}):
-            found[record.partition].add(record.key or b"", record.value)
         bounds = await log_bounds(self._settings.kafka, [(t, p) for t in self.topics for p in partitions])
         states: dict[int, PartitionState] = {}
         since: dict[int, dict[str, int]] = {}
         held: dict[int, tuple[Output, ...]] = {}
-        for partition, assembler in found.items():
-            snapshot = next(iter(assembler.snapshots()), None)
-            for fault in assembler.faults:
-                _log.warning("snapshot_skipped", partition=partition, reason=fault)
-            state = states[partition] = self._state(assembler, snapshot, generation)
+        for partition, found in (await self._store.find(partitions)).items():
+            state, meta = await self._restore_one(found, generation)
+            states[partition] = state
             state.replay_end = bounds[self.events_topic, partition][1]
             state.oldest = {topic: bounds[topic, partition][0] for topic in self.topics}
-            since[partition] = {} if snapshot is None else snapshot.meta.outputs
-            held[partition] = () if snapshot is None else snapshot.meta.held
+            since[partition] = {} if meta is None else meta.outputs
+            held[partition] = () if meta is None else meta.held
             self._check_fences(state, bounds)
         await self._writer.recover(since)
         for state in states.values():
@@ -314,26 +317,33 @@ class FencedState:
             self._settle(state)
         return states
 
-    def _state(self, assembler: Assembler, snapshot: Snapshot | None, generation: int) -> PartitionState:
+    async def _restore_one(self, found: Found, generation: int) -> tuple[PartitionState, SnapshotMeta | None]:
+        """Return a partition's state as of its newest whole snapshot, or empty if there never was one."""
+        restored = await self._store.read(found)
         pipeline = self._build(self._settings)
-        policy = self._set_policy(pipeline, None if snapshot is None else snapshot.meta.policy)
-        fences: dict[str, int] = {}
-        if snapshot is not None:
-            pipeline.restore(snapshot.blob)
-            fences = snapshot.meta.fences
+        meta = None if restored is None else restored[0].meta
+        policy = self._set_policy(pipeline, None if meta is None else meta.policy)
+        if restored is not None:
+            manifest, parts = restored
+            await asyncio.to_thread(pipeline.restore_parts, parts)
             _log.info(
-                "state_restored", partition=assembler.partition, fences=fences, bytes=len(snapshot.blob)
+                "state_restored",
+                partition=found.partition,
+                fences=manifest.meta.fences,
+                bytes=manifest.size_bytes,
             )
-        return PartitionState(
-            partition=assembler.partition,
+        fences = {} if meta is None else meta.fences
+        state = PartitionState(
+            partition=found.partition,
             pipeline=pipeline,
-            generation=next_generation(generation, assembler.highest_generation),
             policy=policy,
+            shelf=Shelf(next_generation(generation, found.highest_generation)),
             next_policy=None if policy == self._policy else self._policy,
             fences=dict(fences),
             durable=dict(fences),
-            old_keys=list(assembler.keys),
+            found=found,
         )
+        return state, meta
 
     def _set_policy(self, pipeline: Pipeline, wanted: Policy | None) -> Policy:
         """Go on under the policy of the snapshot, if that is possible still; return the one in force."""

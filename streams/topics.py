@@ -1,7 +1,8 @@
 """The topics of a deployment: what they must be, making them, checking them.
 
-Partition p of `state`, `alerts`, `decisions`, `commands`, `audit` and `dead-letter` belongs to partition p of
-`events`: the worker that owns one writes the others. So all of them have the same number of partitions.
+Partition p of `state`, `snapshots`, `alerts`, `decisions`, `commands`, `audit` and `dead-letter` belongs to
+partition p of `events`: the worker that owns one writes the others. So all of them have the same number of
+partitions.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ TOPICS: tuple[TopicSpec, ...] = (
         compacted=True,
         config={"segment.bytes": "67108864", "min.cleanable.dirty.ratio": "0.1"},
     ),
+    TopicSpec(name="snapshots", keyed=True, compacted=True, config={"segment.bytes": "16777216"}),
     TopicSpec(name="audit", keyed=True, config={"retention.ms": "-1"}),
     TopicSpec(name="dead-letter", keyed=True),
 )

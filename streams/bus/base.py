@@ -65,6 +65,9 @@ class Bus(Protocol):
     def end_offsets(self, topic: str) -> dict[int, int]:
         """Return, per partition, the offset that the next record will get."""
 
+    def offsets_at(self, topic: str, time_ms: int) -> dict[int, int]:
+        """Return, per partition, the first offset whose record was given at or after a time; else the end."""
+
     def read(
         self,
         topics: Sequence[str],

@@ -84,6 +84,17 @@ class KafkaBus:
             ends = self._connected_metadata().end_offsets(places)
             return {place.partition: end for place, end in ends.items()}
 
+    def offsets_at(self, topic: str, time_ms: int) -> dict[int, int]:
+        """Return, per partition, the first offset whose record was given at or after a time; else the end."""
+        with self._reaching(f"asking for a time of topic {topic}"):
+            ends = self.end_offsets(topic)
+            asked = {TopicPartition(topic, partition): time_ms for partition in ends}
+            found = self._connected_metadata().offsets_for_times(asked)
+            return {
+                place.partition: ends[place.partition] if at is None else at.offset
+                for place, at in found.items()
+            }
+
     def read(
         self,
         topics: Sequence[str],

@@ -72,6 +72,13 @@ class MemoryBus:
         """Return, per partition, the offset that the next record will get."""
         return {partition: len(log) for partition, log in enumerate(self._topic(topic))}
 
+    def offsets_at(self, topic: str, time_ms: int) -> dict[int, int]:
+        """Return, per partition, the first offset whose record was given at or after a time; else the end."""
+        return {
+            partition: next((m.offset for m in log if m.time_ms >= time_ms), len(log))
+            for partition, log in enumerate(self._topic(topic))
+        }
+
     def read(
         self,
         topics: Sequence[str],

@@ -28,6 +28,7 @@ NOUNS = {
         "demo": "Watch real attacks being found and stopped among real customers.",
         "simulate": "Make traffic, benign and hostile, to a topic, a file or a pipe.",
         "replay": "Run history from files or topics through detection and policy.",
+        "report": "Write what a run found as one HTML page.",
         "evaluate": "Measure detection and false alarms on labelled traces.",
     },
     "Run it": {

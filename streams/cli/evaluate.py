@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command(
     "evaluate",
     epilog=examples(
-        "modelwarden evaluate traces/ --report out.json",
+        "modelwarden evaluate traces/ --report out.json --html out.html",
         "modelwarden evaluate traces/ --live --attacks 'jbda,knockoff*'",
         "modelwarden evaluate traces/ -o ndjson | jq -c 'select(.kind == \"mix\")'",
     ),
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--report", type=click.Path(dir_okay=False, path_type=Path), help="Write everything here as JSON."
+)
+@click.option(
+    "--html", "page_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a report page here."
 )
 @click.option("--live", is_flag=True, help="From a cold start, all keys interleaved by time.")
 @click.option(
@@ -37,7 +40,14 @@ if TYPE_CHECKING:
 )
 @output_option
 def command(  # noqa: PLR0913 - one argument an option
-    folder: Path, report: Path | None, attacks: str, output: str, *, live: bool, without_parameters: bool
+    folder: Path,
+    report: Path | None,
+    page_file: Path | None,
+    attacks: str,
+    output: str,
+    *,
+    live: bool,
+    without_parameters: bool,
 ) -> None:
     """Measure detection and false alarms on the labelled traces in FOLDER.
 
@@ -56,11 +66,16 @@ def command(  # noqa: PLR0913 - one argument an option
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_bytes(result.dump())
+    if page_file is not None:
+        from streams.cli.report import write_page  # noqa: PLC0415
+        from streams.html.scores import evaluation_page  # noqa: PLC0415
+
+        write_page(page_file, evaluation_page(result))
     if output == "table":
         console = make_console()
         show(result, console)
-        if report is not None:
-            console.print(f"The report is in {report}", style="dim")
+        for written in filter(None, (report, page_file)):
+            console.print(f"The report is in {written}", style="dim")
     elif output == "json":
         click.echo(result.dump(), nl=False)
     else:

@@ -104,7 +104,7 @@ def test_a_repeat_stays_a_repeat_while_the_reference_is_learned_again() -> None:
     summary = engine.summary(name_of(77), MODEL)
     assert summary is not None
     assert summary.query_count == 4000
-    assert summary.features["near_copy_256"] == 0
+    assert summary.features["near_copy_64"] == 0
 
 
 def test_an_evicted_key_keeps_its_level_and_its_means() -> None:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import msgspec
 
@@ -23,16 +24,19 @@ from streams.codec import Rejection
 from streams.logs import setup_logs
 from streams.pipeline import Outputs
 from streams.settings import Settings, load_settings
+from streams.snapshot import PIECE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from streams.bus.base import Message
 
 EVERY = 10
 PAUSE_S = float(os.environ.get("PAUSE_S", "0"))
-SPLIT = 6
-"""Snapshots are padded past this many pieces, so that kills fall between the pieces."""
+BUCKETS = 4
+"""Parts that the state is dumped in."""
+PADDING = b" " * (3 * PIECE_BYTES // 2)
+"""Makes two pieces of every part, so that kills fall between the pieces."""
 
 
 class CountingPipeline:
@@ -40,6 +44,7 @@ class CountingPipeline:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.stored: dict[str, bytes] = {}
         self.partition = -1
 
     def process(self, messages: Sequence[Message]) -> Outputs:
@@ -68,16 +73,34 @@ class CountingPipeline:
     def set_policy(self, policy: object) -> None:
         """Take no notice: counting follows no policy."""
 
-    def dump(self) -> bytes:
-        counts = msgspec.json.encode(self.counts)
+    part_names = frozenset(f"bucket/{number}" for number in range(BUCKETS))
+
+    def dump_parts(self, *, changed_only: bool) -> dict[str, bytes]:
         if self.partition >= 0:
             path = Path(os.environ["COUNTS_DIR"]) / f"{self.partition}-{os.getpid()}.json"
-            path.with_suffix(".new").write_bytes(counts)
+            path.with_suffix(".new").write_bytes(msgspec.json.encode(self.counts))
             path.with_suffix(".new").rename(path)
-        return counts + b" " * (SPLIT * 512 * 1024)
+        buckets: list[dict[str, int]] = [{} for _ in range(BUCKETS)]
+        for key, count in self.counts.items():
+            buckets[crc32(key.encode()) % BUCKETS][key] = count
+        fresh = {f"bucket/{number}": msgspec.json.encode(bucket) for number, bucket in enumerate(buckets)}
+        stored, self.stored = self.stored, fresh
+        return {
+            name: part + PADDING
+            for name, part in fresh.items()
+            if not changed_only or stored.get(name) != part
+        }
 
-    def restore(self, blob: bytes) -> None:
-        self.counts = Counter(msgspec.json.decode(blob, type=dict[str, int]))
+    def restore_parts(self, parts: dict[str, bytes]) -> None:
+        self.counts = read_counts(parts)
+
+
+def read_counts(parts: Mapping[str, bytes]) -> Counter[str]:
+    """What a dump holds."""
+    assert set(parts) == CountingPipeline.part_names
+    return sum(
+        (Counter(msgspec.json.decode(part, type=dict[str, int])) for part in parts.values()), Counter()
+    )
 
 
 def make_alert(message: Message, key: str, count: int) -> Alert:

@@ -135,3 +135,13 @@ def test_an_unreachable_broker_is_named_within_the_timeout() -> None:
     with pytest.raises(BusError, match=rf"{address}.*check the address"):
         bus.partition_count("events")
     assert time.monotonic() - started < 6
+
+
+def test_a_time_is_found_as_the_offset_of_the_first_record_at_or_after_it(bus: Bus, topic: str) -> None:
+    for number in range(5):
+        bus.send(topic, b"v", partition=1, time_ms=1_700_000_000_000 + 1000 * number)
+    bus.flush()
+    assert bus.offsets_at(topic, 1_700_000_001_001)[1] == 2
+    assert bus.offsets_at(topic, 1_700_000_002_000)[1] == 2
+    assert bus.offsets_at(topic, 0) == {0: 0, 1: 0, 2: 0, 3: 0}
+    assert bus.offsets_at(topic, 1_700_000_009_000) == {0: 0, 1: 5, 2: 0, 3: 0}

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from sinks.files import FileSink
 from streams.bus.memory import MemoryBus
-from streams.keystory import KeyStory, StoryError, newest_run, read_run, read_topics
+from streams.keystory import FindingsError, KeyStory, newest_run, read_run, read_topics
 from streams.keyview import share, show_explained, show_story
 from streams.outputs import list_outputs
 from streams.pipeline import Outputs, Pipeline, build_pipeline
@@ -115,7 +115,7 @@ def test_a_key_without_alerts_has_an_empty_story(run: Run) -> None:
 
 
 def test_the_newest_run_is_found(tmp_path: Path) -> None:
-    with pytest.raises(StoryError, match="modelwarden demo"):
+    with pytest.raises(FindingsError, match="modelwarden demo"):
         newest_run(tmp_path)
     for number, age in (("1", 10), ("2", 300), ("10", 100)):
         (tmp_path / number).mkdir()
@@ -127,12 +127,12 @@ def test_the_newest_run_is_found(tmp_path: Path) -> None:
 
 def test_damaged_records_and_missing_runs_are_named(tmp_path: Path) -> None:
     key = "k0-" + "ab" * 16
-    with pytest.raises(StoryError, match="no such folder"):
+    with pytest.raises(FindingsError, match="no such folder"):
         read_run(tmp_path / "missing", key)
-    with pytest.raises(StoryError, match=r"no alerts\.jsonl"):
+    with pytest.raises(FindingsError, match=r"no alerts\.jsonl"):
         read_run(tmp_path, key)
     (tmp_path / "alerts.jsonl").write_text('{"key":"other"}\n{"key":"' + key + '"}\n')
-    with pytest.raises(StoryError, match=r"alerts\.jsonl line 2: not a record"):
+    with pytest.raises(FindingsError, match=r"alerts\.jsonl line 2: not a record"):
         read_run(tmp_path, key)
 
 

@@ -22,6 +22,11 @@ from streams.places import PlaceError, TopicPlace, open_writer, parse_place, rea
         ("kafka://a:1,b:2/mw.events@10..20", TopicPlace("a:1,b:2", "mw.events", 10, 20)),
         ("kafka://h:1/t@..7", TopicPlace("h:1", "t", 0, 7)),
         ("kafka://h:1/t@7..", TopicPlace("h:1", "t", 7, None)),
+        (
+            "kafka://h:1/t@2026-01-05T08:00..2026-01-06T00:00+01:00",
+            TopicPlace("h:1", "t", first_ms=1_767_600_000_000, last_ms=1_767_654_000_000),
+        ),
+        ("kafka://h:1/t@2026-01-05..", TopicPlace("h:1", "t", first_ms=1_767_571_200_000)),
     ],
 )
 def test_places_are_read(text: str, place: TopicPlace | Path) -> None:

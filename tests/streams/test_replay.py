@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from streams.bus.memory import MemoryBus
+from streams.fleet import Historian, evidence_of, survey
 from streams.pipeline import Pipeline, build_pipeline
 from streams.places import PlaceError, TopicPlace
 from streams.replay import BATCH_MESSAGES, KEPT_REJECTIONS, Replay, Replayed, summarise
@@ -151,3 +152,38 @@ def test_stopped_it_is_partial_and_says_so(tmp_path: Path) -> None:
     found = summary(replay)
     assert not found.complete
     assert found.events == BATCH_MESSAGES
+
+
+def test_a_time_range_takes_what_the_topic_was_given_then() -> None:
+    bus = MemoryBus({"events": 2})
+    for number, (_, value) in enumerate(traffic()[:1000]):
+        bus.send("events", value, partition=number % 2, time_ms=1_000_000 + number)
+    replay = make_replay()
+    replay.topic(bus, TopicPlace("memory", "events", first_ms=1_000_100, last_ms=1_000_300))
+    assert summary(replay).events == 200
+    with pytest.raises(PlaceError, match="no record in that time"):
+        make_replay().topic(bus, TopicPlace("memory", "events", first_ms=9_000_000))
+
+
+def test_a_historian_sees_its_keys_rise_and_changes_nothing(tmp_path: Path) -> None:
+    lines = [value for _, value in traffic()]
+    path = write(tmp_path / "events", lines)
+    plain = make_replay()
+    plain.files([path], 10_000)
+    found = {(alert.key, alert.model): alert for alert in plain.collected.alerts}
+    historian = Historian(found)
+    watched = Replay(build, historian=historian)
+    watched.files([path], 10_000)
+    assert as_bytes(watched) == as_bytes(plain)
+    history = {(one.key, one.model): one.points for one in historian.history()}
+    assert history.keys() == found.keys()
+    for place, points in history.items():
+        queries = [point.query_count for point in points]
+        evidence = [point.evidence for point in points]
+        assert queries == sorted(set(queries))
+        assert evidence == sorted(evidence), "what is kept is the largest so far"
+        assert evidence[-1] >= evidence_of(found[place].key_p_value) - 1e-3
+        assert queries[: min(16, len(queries))] == list(range(1, min(16, len(queries)) + 1))
+    states = survey(plain.engines)
+    assert sum(fleet.keys for fleet in states.fleet) == len(states.keys) == plain.key_count
+    assert all(sum(fleet.evidence_counts) == fleet.keys for fleet in states.fleet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -13,13 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streams.snapshot import Assembler, Snapshot
+from counting_worker import read_counts
+
+from streams.settings import Settings
+from streams.statestore import StateStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from streams.bus.base import Message
     from streams.bus.kafka import KafkaBus
+    from streams.snapshot import Manifest
 
 PARTITIONS = 4
 COUNTING = Path(__file__).parent / "counting_worker.py"
@@ -77,21 +82,27 @@ class Deployment:
             furthest[partition] = max(held, furthest.get(partition, held), key=Counter.total)
         return sum(furthest.values(), Counter())
 
-    def snapshots(self) -> list[Snapshot]:
-        """The newest snapshots on the state topic."""
-        found = {partition: Assembler(partition) for partition in range(PARTITIONS)}
-        for message in self.read("state"):
-            found[message.partition].add(message.key or b"", message.value)
-        return [snapshot for assembler in found.values() for snapshot in list(assembler.snapshots())[:1]]
+    def snapshots(self) -> dict[int, tuple[Manifest, dict[str, bytes]]]:
+        """The newest snapshot of each partition, as a worker would restore it."""
+        settings = Settings(kafka=self.environ["MODELWARDEN_KAFKA"], topic_prefix=self.prefix)
+
+        async def read() -> dict[int, tuple[Manifest, dict[str, bytes]]]:
+            store = StateStore(settings)
+            found = await store.find(range(PARTITIONS))
+            read = {partition: await store.read(snapshots) for partition, snapshots in found.items()}
+            return {partition: restored for partition, restored in read.items() if restored is not None}
+
+        return asyncio.run(read())
 
     def stored_counts(self) -> Counter[str]:
-        return sum((Counter(json.loads(snapshot.blob)) for snapshot in self.snapshots()), Counter())
+        return sum((read_counts(parts) for _, parts in self.snapshots().values()), Counter())
 
     def is_stored(self) -> bool:
         """Whether the newest snapshots contain every event."""
         events = f"{self.prefix}events"
         stored = {
-            snapshot.partition: snapshot.meta.fences.get(events, -1) + 1 for snapshot in self.snapshots()
+            partition: manifest.meta.fences.get(events, -1) + 1
+            for partition, (manifest, _) in self.snapshots().items()
         }
         return all(stored.get(partition, 0) == end for partition, end in self.bus.end_offsets(events).items())
 

@@ -44,7 +44,7 @@ def test_a_file_is_summed_up_and_written_the_same_twice(events: Path, tmp_path: 
     assert summary["commands"] == {}
     assert summary["keys_alerted"]
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert files == ["alerts.jsonl", "decisions.jsonl", "replay.json"]
+    assert files == ["alerts.jsonl", "decisions.jsonl", "fleet.jsonl", "keys.jsonl", "replay.json"]
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
     decisions = (tmp_path / "one" / "decisions.jsonl").read_text().splitlines()
@@ -133,3 +133,76 @@ def test_a_topic_is_replayed_the_same_twice_and_in_part(kafka_broker: str) -> No
     assert summary["keys_alerted"]
     part = json.loads(call("replay", f"{place}@10..110", "-o", "json").stdout)
     assert part["events"] == 200
+
+
+STRICTER = """
+version: stricter
+rules:
+  - name: warning-suspend
+    conditions: {levels: [warning, critical]}
+    action: suspend
+    duration_s: 3600
+"""
+OBSERVING = """
+version: observing
+rules:
+  - name: watch-all
+    action: watch
+    duration_s: 3600
+"""
+
+
+def test_two_policies_are_compared_in_customers_units_to_the_byte(events: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.yaml").write_text(STRICTER)
+    (tmp_path / "old.yaml").write_text(OBSERVING)
+    policies = ("--policy", tmp_path / "new.yaml", "--against", tmp_path / "old.yaml", "--price", "2.5")
+    words = ("replay", events, "--references", "sample", *policies, "-o", "json")
+    said = [call(*words).stdout for _ in range(2)]
+    assert said[0] == said[1]
+    difference = json.loads(said[0])
+    assert difference["before"]["keys_acted_on"] == 0
+    assert difference["after"]["keys_acted_on"] == len(difference["keys"]) > 0
+    assert {key["change"] for key in difference["keys"]} == {"newly acted on"}
+    assert {key["after"] for key in difference["keys"]} == {"suspend"}
+    calls = sum(key["calls_affected"] for key in difference["keys"])
+    assert difference["after"]["calls_affected"] == calls > 0
+    assert difference["after"]["cost"] == round(calls * 2.5 / 1000, 2)
+    assert sum(tally["newly_acted_on"] for tally in difference["tenants"]) == len(difference["keys"])
+    table = call(*words[:-2]).stdout
+    assert "What would change" in table
+    assert "newly acted on" in table
+    assert "AML.T0024.002" in table
+
+
+def test_a_policy_against_itself_changes_nothing(events: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(STRICTER)
+    words = ("--policy", tmp_path / "one.yaml", "--against", tmp_path / "one.yaml")
+    assert (
+        "No customer would be treated otherwise"
+        in call("replay", events, *words, "--references", "sample").stdout
+    )
+
+
+def test_an_earlier_run_is_compared_with_and_its_alerts_are_made_again(events: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    call("replay", events, "--references", "sample", "--alerts-to", run, "--html", tmp_path / "page.html")
+    assert b"Evidence against its bounds" in (tmp_path / "page.html").read_bytes()
+    without = json.loads(call("replay", events, "--against", run, "-o", "json").stdout)
+    assert without["before"]["alerts"] > without["after"]["alerts"], "a cold start finds less"
+    alert = json.loads((run / "alerts.jsonl").read_text().splitlines()[5])
+    again = ("replay", events, "--alert", alert["alert_id"][:12], "--run", run, "-o", "json")
+    made = json.loads(call(*again, "--references", "sample").stdout)
+    assert made["exact"] is True
+    assert made["alert"] == alert
+    assert made["events"] == alert["offset"] + 1
+    other = call(*again, check=False)
+    assert other.returncode == 1, "without the references it is another detection"
+    assert json.loads(other.stdout)["differences"]
+
+
+def test_options_that_do_not_go_together_are_refused(events: Path) -> None:
+    refused = call("replay", events, "--price", "3", check=False)
+    assert refused.returncode == 2
+    assert "--price goes with --against" in refused.stderr
+    unknown = call("replay", events, "--alert", "ffff", "--run", events.parent, check=False)
+    assert unknown.returncode == 1
