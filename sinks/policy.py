@@ -110,6 +110,11 @@ class PolicyEngine:
         """Whether the breaker holds commands back, as of the newest event."""
         return self._core.is_breaker_open
 
+    @property
+    def allowlist(self) -> tuple[Allow, ...]:
+        """The allowlist in force."""
+        return self._core.allowlist
+
     def set_place(self, partition: int, partitions: int) -> None:
         """Tell whose share of the breaker's limits this is."""
         self._core.breaker.place = (partition, partitions)
@@ -263,7 +268,9 @@ class PolicyEngine:
             suspended=command is not None,
         )
         sentence = f"A revocation {WAITS}: {alert.sentence}"
-        core.notify("approval_waiting", "ticket", sentence, case.decision_id, alert.time_ms)
+        core.notify(
+            "approval_waiting", "ticket", sentence, decision_id=case.decision_id, time_ms=alert.time_ms
+        )
         withheld = f"{WAITS}; {tripped}" if tripped else WAITS
         return self._decision(case, withheld=withheld, command=command, pending_until_ms=until_ms)
 

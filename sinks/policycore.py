@@ -16,8 +16,10 @@ from sinks.errors import PolicyError
 from sinks.policystate import PolicyState, Standing, decode_state, split_place
 from sinks.records import Command, Decision, Mode, Notice
 from sinks.rules import excuses_place
+from sinks.serving.keyref import is_synthetic
 
 if TYPE_CHECKING:
+    from sinks.breaker import Cause
     from sinks.policyfile import Policy
     from sinks.records import Allow
     from sinks.signing import Signer
@@ -86,6 +88,8 @@ class PolicyCore:
 
     def idle(self, mode: Mode, key: str) -> str | None:
         """Say why no command may leave for a key, whatever the alert; None if one may."""
+        if is_synthetic(key):
+            return "a synthetic key: operators made it to test detection"
         if mode == "observe":
             return "mode observe"
         if mode == "canary" and share_of(key, "canary") >= self.policy.canary_share:
@@ -107,7 +111,7 @@ class PolicyCore:
             f"{limits.max_tenants} tenants and {limits.max_traffic_ratio:.0%} of calls may be cut off. "
             "Everything is only observed until it is reset."
         )
-        self.notify("breaker_tripped", "page", sentence, time_ms=time_ms)
+        self.notify("breaker_tripped", "page", sentence, time_ms=time_ms, cause=cause)
         return f"the breaker has tripped by {cause}: everything is only observed until it is reset"
 
     def restore_covered(self) -> list[Decision]:
@@ -196,13 +200,15 @@ class PolicyCore:
         self.state.sequence += 1
         return self._signer.sign(msgspec.structs.replace(command, sequence=self.state.sequence))
 
-    def notify(
+    def notify(  # noqa: PLR0913 - a notice has this many parts
         self,
         kind: Any,
         severity: Any,
         sentence: str,
+        *,
         decision_id: str | None = None,
         time_ms: int | None = None,
+        cause: Cause | None = None,
     ) -> None:
         """Make a notice; once for the same thing."""
         at_ms = self.state.latest_ms if time_ms is None else time_ms
@@ -216,6 +222,7 @@ class PolicyCore:
                 severity=severity,
                 partition=partition,
                 sentence=sentence,
+                cause=cause,
                 decision_id=decision_id,
             )
         )

@@ -40,7 +40,9 @@ def operate(core: PolicyCore, action: OperatorAction) -> Decision | None:
             return _reject(core, action)
         case "open_appeal":
             sentence = f"{action.operator} has opened an appeal: {action.reason}"
-            core.notify("appeal_opened", "ticket", sentence, action.decision_id, action.time_ms)
+            core.notify(
+                "appeal_opened", "ticket", sentence, decision_id=action.decision_id, time_ms=action.time_ms
+            )
             return None
         case "deny_appeal":
             return None

@@ -188,7 +188,7 @@ def unmet(conditions: Conditions, alert: Alert) -> tuple[str, ...]:
         "max_query_count": most_queries is None or alert.query_count <= most_queries,
         "min_key_age_s": age_s >= conditions.min_key_age_s,
         "max_key_age_s": most_age_s is None or age_s <= most_age_s,
-        "min_held_ratio": held >= conditions.min_held_ratio,
+        "min_held_ratio": not conditions.min_held_ratio or held >= conditions.min_held_ratio,
     }
     return tuple(name for name, is_met in holds.items() if not is_met)
 

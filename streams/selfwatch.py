@@ -87,6 +87,10 @@ class SelfWatch:
             state_bytes=sum(engine.state_bytes for engine in engines),
             lags=lags,
         )
+        self._app.metrics.show_policy(
+            self._app.fences.policy.mode,
+            is_breaker_open=any(state.pipeline.is_breaker_open for state in states),
+        )
 
     async def _follow_flags(self) -> None:
         while True:

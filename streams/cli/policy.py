@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from sinks.policyfile import Policy, Rule, load_policy, weaker
+from sinks.policyfile import Policy, load_policy, weaker
 from sinks.signing import generate_key
 from streams.cli.output import examples, output_option, print_json, print_rows
+
+if TYPE_CHECKING:
+    from sinks.rules import Rule
 
 _COLUMNS = {"rule": "RULE", "when": "IF THE ALERT HAS", "then": "THEN", "hours": "FOR HOURS", "mode": "MODE"}
 

@@ -84,8 +84,8 @@ def test_the_mode_can_be_overridden_and_the_version_tells() -> None:
         ),
         (
             (
-                "version: v\nrules: [{name: a, action: watch, duration_s: 9, exceptions: [{owner: o, reason: r, "
-                "families: [rate], expires: 2027-01-01}]}]"
+                "version: v\nrules: [{name: a, action: watch, duration_s: 9, "
+                "exceptions: [{owner: o, reason: r, families: [rate], expires: 2027-01-01}]}]"
             ),
             "$.rules[0].exceptions[0]: it names no key",
         ),
