@@ -197,7 +197,9 @@ class PolicyCore:
         """Give a command the next sequence number and a signature."""
         if self._signer is None:  # set_policy has seen to it
             raise PolicyError("a command", "there is no signing key", "Set signing_key_file")
-        self.state.sequence += 1
+        # A state that begins anew goes on above the numbers of the one before: they rose from a time, too.
+        before = self.state.sequence
+        self.state.sequence = before + 1 if before else max(1, command.issued_ms)
         return self._signer.sign(msgspec.structs.replace(command, sequence=self.state.sequence))
 
     def notify(  # noqa: PLR0913 - a notice has this many parts

@@ -64,7 +64,7 @@ class Publisher:
     """
 
     def __init__(self, bus: Bus, settings: Settings, trusted: TrustedKeys) -> None:
-        self._bus = bus
+        self.bus = bus
         self._settings = settings
         self._trusted = trusted
 
@@ -107,7 +107,7 @@ class Publisher:
         self._trusted.verify(signed, "policy", now_ms)
         self._write(policytopic.TOPIC, signed.topic_key, signed)
         if self.history().newest != signed:
-            raise PublishError("the policy", "somebody published at the same time", "Look, then try again")
+            raise PublishError("the policy", "somebody published meanwhile", "Look, then try again")
         return signed
 
     def rollback(self, signer: Signer, sequence: int | None, **fields: Any) -> SignedPolicy:
@@ -149,9 +149,7 @@ class Publisher:
         self._trusted.verify(signed, "operators", signed.issued_ms)
         self._write(allowlist.TOPIC, signed.allow_id.encode(), signed)
         if self.allowlist().sequence != sequence:
-            raise PublishError(
-                "the allowlist", "somebody changed it at the same time", "Look, then try again"
-            )
+            raise PublishError("the allowlist", "somebody changed it meanwhile", "Look, then try again")
         return signed
 
     def act(self, signer: Signer, action: OperatorAction) -> OperatorAction:
@@ -162,12 +160,12 @@ class Publisher:
         return signed
 
     def _read(self, topic: str) -> Iterator[Message]:
-        for batch in self._bus.read([self._settings.topic(topic)]):
+        for batch in self.bus.read([self._settings.topic(topic)]):
             yield from batch
 
     def _write(self, topic: str, key: bytes, record: msgspec.Struct) -> None:
-        self._bus.send(self._settings.topic(topic), msgspec.json.encode(record), key=key)
-        self._bus.flush()
+        self.bus.send(self._settings.topic(topic), msgspec.json.encode(record), key=key)
+        self.bus.flush()
 
 
 def new_id() -> str:

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 
 from counting_worker import read_counts
 
+from sinks.signing import load_signer
+from sinks.trustedkeys import trust
+from streams.publish import Publisher
 from streams.settings import Settings
 from streams.statestore import StateStore
 
@@ -27,9 +30,6 @@ if TYPE_CHECKING:
     from streams.bus.base import Message
     from streams.bus.kafka import KafkaBus
     from streams.snapshot import Manifest
-from sinks.signing import load_signer
-from sinks.trustedkeys import trust
-from streams.publish import Publisher
 
 PARTITIONS = 4
 COUNTING = Path(__file__).parent / "counting_worker.py"
