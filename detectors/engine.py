@@ -14,15 +14,17 @@ import numpy as np
 
 from detectors.alert import LEVELS, is_budget_alert
 from detectors.arrays import ArrayFormatError, pack_arrays, unpack_arrays
-from detectors.batch import format_key_reference, parse_key_reference
+from detectors.batch import SYNTHETIC_EPOCH, format_key_reference, is_synthetic, parse_key_reference
 from detectors.budgetalert import make_budget_alert
 from detectors.campaign import CampaignDetector, make_campaign_alert, owner_ids
 from detectors.explain import make_alert
 from detectors.falsediscovery import OnlineFalseDiscovery, alerted_e_value_log10
-from detectors.keystate import KeyState
+from detectors.keystate import KEY_LAYOUT, KeyState
 from detectors.keysummary import KeySummary
 from detectors.keytable import NO_SLOT, pack_entities, unpack_entity
 from detectors.learner import Learner
+from detectors.modelalarm import ModelAlarm
+from detectors.modelalert import make_model_alert
 from detectors.parts import PartWriter, StateError
 from detectors.reference import STATISTIC_NAMES
 from detectors.secondopinion import SecondOpinion
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STATE_VERSION", "Engine", "EngineSettings", "KeySummary", "StateError"]
 
-STATE_VERSION = 5
+STATE_VERSION = 6
 
 _CHUNK_ROWS = 8192
 
@@ -68,9 +70,10 @@ class Engine:
         self._models: list[str] = []
         self._watches: list[Watch | Learner] = []
         self._campaigns: list[CampaignDetector] = []
+        self._alarms: list[ModelAlarm] = []
         self._keys = KeyState(self._settings.hot_keys, self._settings.cold_keys)
         self._writer = PartWriter(STATE_VERSION)
-        self._changes = 0
+        self._changes = self._writes = 0
         self._second = SecondOpinion(self._settings.promoted_keys)
         self._discovery = OnlineFalseDiscovery(self._settings.false_discovery_ratio)
         self._forgiven: set[tuple[str, str | None]] = set()
@@ -151,11 +154,13 @@ class Engine:
             If the engine was used between two parts.
         """
         changes = self._changes
-        for name, part in self._write(self._writer, changed_only=changed_only):
+        number = self._writes + 1
+        for name, part in self._write(self._writer, number, changed_only=changed_only):
             if self._changes != changes:
                 raise RuntimeError("the engine was used while its state was written: hold a lock meanwhile")
             yield name, part
-        self._keys.clean()
+        self._writes = number
+        self._keys.clean(number, changed_only=changed_only)
 
     @property
     def part_names(self) -> frozenset[str]:
@@ -179,11 +184,10 @@ class Engine:
         except (ArrayFormatError, ValueError, KeyError, TypeError) as error:
             self._clear()
             raise _cannot_restore(error) from error
-        self._keys.clean()
 
     def dump(self) -> bytes:
         """Return the whole state as bytes, self-describing and versioned: all parts in one."""
-        return msgspec.msgpack.encode(dict(self._write(PartWriter(STATE_VERSION), changed_only=False)))
+        return msgspec.msgpack.encode(dict(self._write(PartWriter(STATE_VERSION), 0, changed_only=False)))
 
     def restore(self, blob: bytes) -> None:
         """Replace the state by a `dump`, as `restore_parts` does.
@@ -200,16 +204,18 @@ class Engine:
             raise _cannot_restore(error) from error
         self.restore_parts(parts)
 
-    def _write(self, writer: PartWriter, *, changed_only: bool) -> Iterator[tuple[str, bytes]]:
+    def _write(self, writer: PartWriter, number: int, *, changed_only: bool) -> Iterator[tuple[str, bytes]]:
         meta = {
+            "number": number,
+            "layout": KEY_LAYOUT,
             "statistics": STATISTIC_NAMES,
             "models": self._models,
             "evictions": self._keys.evictions,
             "false_discovery": self._discovery.dump(),
             "forgiven": sorted(self._forgiven, key=str),
         }
-        keys = self._keys.parts(changed_only=changed_only)
-        return writer.write(keys, self._blobs(), meta, changed_only=changed_only)
+        keys, replaced = self._keys.parts(number, changed_only=changed_only), self._keys.replaced(number)
+        return writer.write(keys, self._blobs(), meta, changed_only=changed_only, replaced=replaced)
 
     def _blobs(self) -> Iterator[tuple[str, bytes]]:
         """Yield what is not kept by key."""
@@ -217,13 +223,15 @@ class Engine:
             if isinstance(watch, Learner):
                 yield f"learner/{number}", pack_arrays("learner", STATE_VERSION, *watch.dump())
             yield f"campaigns/{number}", pack_arrays("campaigns", STATE_VERSION, *campaigns.dump())
+            yield f"alarm/{number}", pack_arrays("alarm", STATE_VERSION, *self._alarms[number].dump())
         yield "river", pack_arrays("river", STATE_VERSION, self._second.dump())
 
     def _read(
         self, arrays: Mapping[str, Mapping[str, Array]], blobs: Mapping[str, bytes], meta: Mapping[str, Any]
     ) -> None:
-        if tuple(meta["statistics"]) != STATISTIC_NAMES:
+        if tuple(meta["statistics"]) != STATISTIC_NAMES or meta["layout"] != KEY_LAYOUT:
             raise ArrayFormatError("it holds other statistics than this version's")
+        self._writes = int(meta["number"])
         self._keys.restore(arrays, meta["evictions"])
         for number, model in enumerate(meta["models"]):
             self._add_model(model)
@@ -232,6 +240,7 @@ class Engine:
                 watch.restore(*unpack_arrays(blobs[f"learner/{number}"], "learner", STATE_VERSION))
             linked = unpack_arrays(blobs[f"campaigns/{number}"], "campaigns", STATE_VERSION)
             self._campaigns[-1].restore(*linked)
+            self._alarms[-1].restore(*unpack_arrays(blobs[f"alarm/{number}"], "alarm", STATE_VERSION))
         self._second.restore(unpack_arrays(blobs["river"], "river", STATE_VERSION)[0])
         self._discovery.restore(*meta["false_discovery"])
         self._forgiven = {(str(key), model) for key, model in meta["forgiven"]}
@@ -244,8 +253,9 @@ class Engine:
         models = ids[batch.model]
         slots, number, evicted = self._keys.admit(batch, models)
         self._second.drop(evicted)
-        for campaigns in self._campaigns:
+        for campaigns, alarm in zip(self._campaigns, self._alarms, strict=True):
             campaigns.forget(evicted)
+            alarm.forget(evicted)
         alerts: list[tuple[int, Alert]] = []
         for model in np.unique(models):
             rows = np.flatnonzero(models == model)
@@ -257,10 +267,10 @@ class Engine:
     def _judge(self, alert: Alert, slot: int) -> Alert:
         """Date the key, and mark a discovery: a key is one hypothesis for life, a campaign one an alert."""
         alert = msgspec.structs.replace(alert, first_time_ms=int(self._keys.slabs["first_ms"][slot]))
-        if is_budget_alert(alert):
+        if is_budget_alert(alert) or is_synthetic(alert.key):
             return alert
         e_value = alerted_e_value_log10(alert.key_p_value)
-        if alert.subject == "campaign":
+        if alert.subject != "key":
             discovered = self._discovery.test(self._discovery.enter(), e_value)
         else:
             hypothesis = self._keys.slabs["hypothesis"]
@@ -295,6 +305,9 @@ class Engine:
                     queries, version = int(number[crossed.row]), watch.current.version
                     alert = make_budget_alert(crossed, part, queries, first, version)
                     alerts.append((int(place.rows[start + crossed.row]), alert))
+            if watched is not None:
+                odd = self._find_odd_model(place.model, watched, part, slots)
+                alerts += [(int(place.rows[start + row]), alert) for row, alert in odd]
             found = self._find_campaigns(place.model, part, slots, owners[cut])
             alerts += [(int(place.rows[stop - 1]), alert) for alert in found]
             if isinstance(watch, Learner) and not watch.until_next_fit:
@@ -322,6 +335,9 @@ class Engine:
         watch = self._watches[model]
         current = watch.watch if isinstance(watch, Learner) else watch
         reference = None if current is None else current.reference
+        real = batch.key_epoch != SYNTHETIC_EPOCH
+        if not real.all():
+            batch, slots, owners = batch.take(real), slots[real], owners[real]
         alerts = []
         for finding in self._campaigns[model].process(batch, slots, owners, self._keys.slabs, reference):
             members = [self._key_of(slot) for slot in finding.slots.tolist()]
@@ -329,6 +345,20 @@ class Engine:
             if sum(blamed) > len(blamed) / 2 and current is not None:
                 first = int(self._keys.slabs["first_offset"][finding.slots].min())
                 alerts.append(make_campaign_alert(finding, members, batch, current.version, first))
+        return alerts
+
+    def _find_odd_model(
+        self, model: int, watched: Watched, batch: EventBatch, slots: NDArray[np.int64]
+    ) -> list[tuple[int, Alert]]:
+        """Look for several keys that are odd at once, unless a person calls the most of them honest."""
+        alerts = []
+        for finding in self._alarms[model].process(slots, watched.surprise, batch.time_ms):
+            members = [self._key_of(slot) for slot in finding.slots.tolist()]
+            blamed = [not self._is_forgiven(key, self._models[model]) for key in members]
+            if sum(blamed) > len(blamed) / 2:
+                first = int(self._keys.slabs["first_offset"][finding.slots].min())
+                version = self._watches[model].current.version
+                alerts.append((finding.row, make_model_alert(finding, members, batch, version, first)))
         return alerts
 
     def _key_of(self, slot: int) -> str:
@@ -341,12 +371,15 @@ class Engine:
         reference = self._references.get(model)
         self._watches.append(Learner(model) if reference is None else Watch(reference))
         self._campaigns.append(CampaignDetector(self._settings.campaign_keys))
+        self._alarms.append(ModelAlarm(None if reference is None else reference.alarm))
         if reference is not None and reference.river is not None:
             self._second.add_model(number, reference.river)
 
     def _members(self, model: int) -> NDArray[np.int64]:
-        """Return the slots of a model's keys."""
-        return np.flatnonzero((self._keys.table.entities[:, 2] & np.uint64(0xFFFFFFFF)) == model)
+        """Return the slots of a model's keys, without the canary's."""
+        rest = self._keys.table.entities[:, 2]
+        is_real = rest >> np.uint64(32) != SYNTHETIC_EPOCH
+        return np.flatnonzero(((rest & np.uint64(0xFFFFFFFF)) == model) & is_real)
 
     def _reset_level(self, key: str, model: str | None) -> None:
         self._changes += 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detectors.arrays import named
+from detectors.batch import SYNTHETIC_EPOCH
 from detectors.budget import fit_extraction
 from detectors.calibration import (
     Sample,
@@ -102,7 +103,7 @@ class Learner:
         self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs, number: NDArray[np.int64]
     ) -> Watched | None:
         """Follow at most `until_next_fit` rows; `number` counts each key's events. None while learning."""
-        self.seen += len(batch)
+        self.seen += int(np.count_nonzero(batch.key_epoch != SYNTHETIC_EPOCH))
         self._collect(batch, number)
         if self.watch is not None:
             return self.watch.process(batch, slots, slabs, number)
@@ -149,14 +150,14 @@ class Learner:
             reference = ModelReference(self.model, self.event, key, extraction=self.extraction)
             self.watch = Watch(reference)
 
-    def _fit_extraction(self, mine: Slabs) -> ExtractionReference | None:
+    def _fit_extraction(self, mine: Mapping[str, NDArray[Any]]) -> ExtractionReference | None:
         if self.event is None or self.sample is None:
             return None
         nats = label_nats(mine["label_count"])
         return fit_extraction(self.event, self.sample.input_sketch, nats, mine["fresh"], mine["held"])
 
     def _collect(self, batch: EventBatch, number: NDArray[np.int64]) -> None:
-        rows = np.flatnonzero(number <= EVENTS_OF_KEY)
+        rows = np.flatnonzero((number <= EVENTS_OF_KEY) & (batch.key_epoch != SYNTHETIC_EPOCH))
         if not len(rows):
             return
         fresh = sample_rows(batch, rows)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
+from detectors.batch import is_synthetic
 from sinks.allowlist import find_cover
 from sinks.breaker import calls_in_window
 from sinks.policycore import PolicyCore, make_id
@@ -170,14 +171,14 @@ class PolicyEngine:
         self._core.load(blob)
 
     def decide(self, alert: Alert) -> Decision | None:
-        """Decide on an alert; None if no rule matches, or it is about a campaign, whose keys have their own.
+        """Decide on an alert; None if no rule matches, it is not about one key, or the key is synthetic.
 
         A command's life counts from the alert's time, not from a clock, so that a replay makes the same one;
         an enforcer refuses what has expired on the way.
         """
         core = self._core
         rule = next((rule for rule in core.policy.rules if not unmet(rule.conditions, alert)), None)
-        if rule is None or alert.subject != "key":
+        if rule is None or alert.subject != "key" or is_synthetic(alert.key):
             return None
         core.tick(alert.time_ms)
         mode = weaker(core.policy.mode, rule.strongest_mode)

@@ -16,7 +16,6 @@ from sinks.errors import PolicyError
 from sinks.policystate import PolicyState, Standing, decode_state, split_place
 from sinks.records import Command, Decision, Mode, Notice
 from sinks.rules import excuses_place
-from sinks.serving.keyref import is_synthetic
 
 if TYPE_CHECKING:
     from sinks.breaker import Cause
@@ -88,8 +87,6 @@ class PolicyCore:
 
     def idle(self, mode: Mode, key: str) -> str | None:
         """Say why no command may leave for a key, whatever the alert; None if one may."""
-        if is_synthetic(key):
-            return "a synthetic key: operators made it to test detection"
         if mode == "observe":
             return "mode observe"
         if mode == "canary" and share_of(key, "canary") >= self.policy.canary_share:

@@ -60,6 +60,10 @@ class TrustedKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """The key itself. Raises ValueError if the bytes are no key."""
         return Ed25519PublicKey.from_public_bytes(base64.b64decode(self.public_key, validate=True))
 
+    def holds_at(self, issued_ms: int) -> bool:
+        """Tell whether records issued at a time are within the key's own."""
+        return 1000 * self.not_before.timestamp() <= issued_ms < 1000 * self.not_after.timestamp()
+
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: tuple[TrustedKey, ...]
@@ -127,7 +131,7 @@ def _unfit(key: TrustedKey, purpose: Purpose, issued_ms: int) -> str | None:
         return "it is marked as compromised"
     if purpose not in key.purposes:
         return f"it may sign {' and '.join(key.purposes)}, not {purpose}"
-    if not 1000 * key.not_before.timestamp() <= issued_ms < 1000 * key.not_after.timestamp():
+    if not key.holds_at(issued_ms):
         return f"the record is not from between {key.not_before} and {key.not_after}"
     return None
 
@@ -152,10 +156,11 @@ def make_trusted(
     )
 
 
-def trust(signer: Signer, purposes: tuple[Purpose, ...] = PURPOSES) -> TrustedKeys:
+def trust(signer: Signer | Ed25519PublicKey, purposes: tuple[Purpose, ...] = PURPOSES) -> TrustedKeys:
     """Trust one signer, for ever: a deployment with a single key needs no file."""
+    public_key = signer if isinstance(signer, Ed25519PublicKey) else signer.public_key
     begin = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    return TrustedKeys([make_trusted(signer.public_key, purposes, begin)])
+    return TrustedKeys([make_trusted(public_key, purposes, begin)])
 
 
 def save_trusted_keys(path: Path, keys: Iterable[TrustedKey]) -> None:

@@ -6,6 +6,7 @@ and the report. A record that stands there twice counts once; all are in order o
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -31,6 +32,9 @@ KINDS: dict[str, tuple[str, type[Alert | Decision | Command]]] = {
     "commands": ("commands", Command),
 }
 """Topic and type of each kind of record, by the name of its file in a run's folder."""
+
+FOLLOWED_RECORDS = 20_000
+"""Newest records of each kind that a follower keeps."""
 
 
 class FindingsError(ModelwardenError):
@@ -146,3 +150,34 @@ def _identity(record: Any) -> Any:
             return record.command_id
         case _:
             return getattr(record, "key", None), record.model
+
+
+class TopicFollower:
+    """Reads the topics of a deployment again and again, each time only what is new.
+
+    Parameters
+    ----------
+    bus : Bus
+    settings : Settings
+        Names the topics.
+    """
+
+    def __init__(self, bus: Bus, settings: Settings) -> None:
+        self._bus = bus
+        self._settings = settings
+        self._start: dict[tuple[str, int], int] = {}
+        self._lines: dict[str, deque[tuple[str, bytes]]] = {
+            kind: deque(maxlen=FOLLOWED_RECORDS) for kind in KINDS
+        }
+
+    def read(self) -> Findings:
+        """Return the newest of everything found so far. Raises BusError and FindingsError."""
+        for kind, (topic, _) in KINDS.items():
+            name = self._settings.topic(topic)
+            for batch in self._bus.read([name], start=self._start):
+                for message in batch:
+                    self._start[name, message.partition] = message.offset + 1
+                    if message.value:
+                        place = f"{name}/{message.partition}/{message.offset}"
+                        self._lines[kind].append((place, message.value))
+        return _findings(f"{KAFKA}{self._settings.kafka}", None, lambda kind: self._lines[kind])

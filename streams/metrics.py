@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
+from detectors.batch import is_synthetic
 from sinks.metrics import catalogue
 from sinks.metrics.instruments import Instruments
 from sinks.records import Mode
-from sinks.serving.keyref import is_synthetic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,10 +71,11 @@ class Metrics:
             self.instruments.set(catalogue.POLICY_MODE, name == mode, mode=name)
         self.instruments.set(catalogue.BREAKER_OPEN, is_breaker_open)
 
-    def measure(self, *, keys: int, state_bytes: int, lags: Iterable[Lag]) -> None:
+    def measure(self, *, keys: int, state_bytes: int, snapshot_age_s: float, lags: Iterable[Lag]) -> None:
         """Set the gauges; partitions that are not among `lags` are another worker's now."""
         self.instruments.set(catalogue.KEYS_TRACKED, keys)
         self.instruments.set(catalogue.STATE_BYTES, state_bytes)
+        self.instruments.set(catalogue.SNAPSHOT_AGE, snapshot_age_s)
         self.instruments.clear(catalogue.CONSUMER_LAG)
         for lag in lags:
             self.instruments.set(

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 PREFIX = "MODELWARDEN_"
 
-OTHER_VARIABLES = frozenset({"MODELWARDEN_SETTINGS"})
-"""Variables with our prefix that are no settings: the path of the settings file."""
+OTHER_VARIABLES = frozenset({"MODELWARDEN_SETTINGS", "MODELWARDEN_GRAFANA_URL", "MODELWARDEN_GRAFANA_TOKEN"})
+"""Variables with our prefix that are no settings: the settings file's path, and what commands take."""
 
 _KUBERNETES_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
 """What Kubernetes puts into every pod for a Service named `modelwarden*`; not ours, so not a misspelling."""
@@ -40,6 +40,7 @@ class DeadLetterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     max_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
     """Largest share of rejected messages over the last `window_events` messages."""
     window_events: Annotated[int, Meta(ge=1)] = 10_000
+    """How far back `max_share` looks."""
     max_consecutive: Annotated[int, Meta(ge=1)] = 5_000
     """Largest number of rejected messages in a row."""
 
@@ -48,15 +49,20 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Where logs go is standard error, always."""
 
     format: Literal["console", "json"] = "console"
+    """For people, or one JSON object a line."""
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lines below this level are left out."""
 
 
 class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The Prometheus endpoint."""
 
     enabled: bool = False
+    """Whether to answer scrapes and health probes."""
     host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every one, as in a container."""
     port: Port = 9464
+    """Each worker of a machine needs its own."""
     flagged_keys: Annotated[int, Meta(ge=1, le=400)] = 100
     """Flagged keys that have series, per worker: divide what Prometheus can bear by the workers."""
     flagged_for_s: Positive = 21_600.0
@@ -91,7 +97,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     kafka: Annotated[str, Meta(pattern=r"^[^\s,]+:\d+(,[^\s,]+:\d+)*$")] = "127.0.0.1:9092"
     """Bootstrap servers, `host:port`, several separated by commas."""
     topic_prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{0,128}$")] = "modelwarden."
+    """Stands before the name of every topic."""
     consumer_group: Annotated[str, Meta(min_length=1, max_length=128)] = "modelwarden"
+    """Workers of one group share the partitions of the events topic."""
     consumer_instance_id: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}$")] | None = None
     """A name that this worker keeps over restarts and no other worker has, such as its pod's (Kafka's static
     membership). A worker that starts again under its name within 30 s gets its partitions back at once; one
@@ -109,7 +117,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     references_path: Path | None = None
     """References by model: a file or a folder of them. None: every model learns from its own traffic."""
     engine: EngineSettings = EngineSettings()
-    snapshot_interval_s: Positive = 10.0
+    snapshot_interval_s: Positive | None = None
+    """So often the state is stored; after a crash, at most so much is read again. None: 10, or 30 while the
+    worker's state takes more than 256 MB."""
     max_message_bytes: Annotated[int, Meta(ge=1024)] = 1_048_576
     """A larger message is dead-lettered undecoded."""
     max_ahead_s: Positive = 3600.0

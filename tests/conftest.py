@@ -14,6 +14,8 @@ from streams.localkafka import LocalKafka, LocalKafkaError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytest_plugins = ["grafana_fixtures"]
+
 # How long an example takes says how busy the machine is; benchmarks are in tests/bench.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -17,9 +17,10 @@ from sinks.serving.actions import ParameterError, TokenBucket, check_parameters
 from sinks.signing import verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Collection
 
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from sinks.allowlist import Allowlist
+    from sinks.trustedkeys import TrustedKeys
 
 MAX_COMMAND_BYTES = 64 * 1024
 """A command is about one kilobyte; what is larger is refused unread."""
@@ -39,11 +40,11 @@ Refusal = Literal[
 ]
 """Why a command is not obeyed; a metric's label, so the list is short and closed.
 
-malformed: no command record. untrusted_key: signed by nobody who is trusted here. bad_signature: forged or
-tampered with. foreign_tenant: about a tenant that is not served here, or that its signer may not speak for.
-issued_ahead: from further in the future than clocks may differ. replayed: its sequence number is below one
-seen from its signer for the key. superseded: made before the key was restored. expired: its time is over.
-unsupported: parameters that its action does not know. allowlisted: the key is held harmless here.
+malformed: no command record. untrusted_key: signed by nobody who is trusted here, or outside the key's time.
+bad_signature: forged or tampered with. foreign_tenant: about a tenant that is not served here, or that its
+signer may not speak for. issued_ahead: from further in the future than clocks may differ. replayed: its
+sequence number is below one seen for the key. superseded: made before the key was restored. expired: its time
+is over. unsupported: parameters that its action does not know. allowlisted: no command may touch the key.
 """
 Outcome = Literal["enforced", "repeated", "expired", "refused"]
 
@@ -75,7 +76,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Seen(msgspec.Struct):
-    """The newest command of a signer for a key."""
+    """The newest command for a key."""
 
     sequence: int
     command_id: str
@@ -88,42 +89,47 @@ class CommandTable:
 
     Parameters
     ----------
-    trusted : mapping of str to Ed25519PublicKey
-        By key id, from `sinks.signing.key_id`. Replace `table.trusted` to rotate keys.
+    trusted : TrustedKeys
+        Who may sign commands, from when to when, about whom.
     tenants : collection of str, optional
         Tenants served here; None: all, and commands that name none.
-    signer_tenants : mapping of str to collection of str, optional
-        By key id, the tenants a signer may speak for; a signer that is not in it may speak for all.
     max_skew_ms : int
         How far a signer's clock may be ahead of ours.
     instances : int
         Serving processes that share a key's calls: a throttle gives each its share.
-    is_allowlisted : callable, optional
-        Tells whether a command's key is held harmless at a time.
+    allowlist : Allowlist, optional
+        Keys that no command touches, also not one that stands already.
     """
 
-    def __init__(  # noqa: PLR0913 - each is one thing that an operator decides
+    def __init__(
         self,
-        trusted: Mapping[str, Ed25519PublicKey],
+        trusted: TrustedKeys,
         *,
         tenants: Collection[str] | None = None,
-        signer_tenants: Mapping[str, Collection[str]] | None = None,
         max_skew_ms: int = DEFAULT_MAX_SKEW_MS,
         instances: int = 1,
-        is_allowlisted: Callable[[Command, int], bool] = lambda _command, _now_ms: False,
+        allowlist: Allowlist | None = None,
     ) -> None:
-        self.trusted = trusted
         self.released: frozenset[str] = frozenset()
         """Actions that lapse for now, since nobody can tell whether they still hold."""
         self._tenants = None if tenants is None else frozenset(tenants)
-        self._signer_tenants = {key_id: frozenset(of) for key_id, of in (signer_tenants or {}).items()}
         self._max_skew_ms = max_skew_ms
         self._instances = instances
-        self._is_allowlisted = is_allowlisted
+        self._allowlist = allowlist
         self._standing: dict[str, dict[str | None, Standing]] = {}
-        self._seen: dict[tuple[str, str], _Seen] = {}
+        self._seen: dict[str, _Seen] = {}
         self._restored_ms: dict[tuple[str, str | None], tuple[int, int]] = {}
         self._decoder = msgspec.json.Decoder(Command)
+        self.trust(trusted)
+
+    def trust(self, trusted: TrustedKeys) -> None:
+        """Go on with other keys; what a key has signed that is trusted no more ends at once."""
+        self._trusted = trusted
+        self._signers = trusted.signers("commands")
+        for key, places in list(self._standing.items()):
+            kept = {p: s for p, s in places.items() if s.command.signing_key_id in self._signers}
+            if len(kept) < len(places):
+                self._put(key, kept)
 
     def __len__(self) -> int:
         """Count the commands that stand."""
@@ -158,14 +164,18 @@ class CommandTable:
         command = self._decode(value)
         if command is None:
             return Verdict(outcome="refused", refusal="malformed")
-        public_key = self.trusted.get(command.signing_key_id)
-        if public_key is None:
+        if command.signing_key_id not in self._signers:
             return Verdict(outcome="refused", refusal="untrusted_key")
         try:
-            verify(command, {command.signing_key_id: public_key})
+            verify(command, self._signers)
         except SigningError:
             return Verdict(outcome="refused", refusal="bad_signature")
+        if not self._trusted.keys[command.signing_key_id].holds_at(command.issued_ms):
+            return Verdict(outcome="refused", refusal="untrusted_key")
         return self._obey(command, now_ms)
+
+    def _is_allowlisted(self, command: Command, now_ms: int) -> bool:
+        return self._allowlist is not None and self._allowlist.find(command, now_ms) is not None
 
     def _decode(self, value: bytes | None) -> Command | None:
         if not value or len(value) > MAX_COMMAND_BYTES:
@@ -181,14 +191,13 @@ class CommandTable:
             refusal = "issued_ahead"
         if refusal is not None:
             return Verdict(outcome="refused", refusal=refusal, command=command)
-        signer = (command.signing_key_id, command.key)
-        seen = self._seen.get(signer)
+        seen = self._seen.get(command.key)
         if seen is not None and command.sequence <= seen.sequence:
             if command.command_id == seen.command_id:
                 return Verdict(outcome="repeated", command=command)
             return Verdict(outcome="refused", refusal="replayed", command=command)
         longest_ms = max(command.expires_ms, seen.expires_ms if seen else 0)
-        self._seen[signer] = _Seen(command.sequence, command.command_id, longest_ms)
+        self._seen[command.key] = _Seen(command.sequence, command.command_id, longest_ms)
         refusal = self._unfit(command, now_ms)
         if refusal == "expired":
             return Verdict(outcome="expired", refusal=refusal, command=command)
@@ -197,9 +206,9 @@ class CommandTable:
         return Verdict(outcome="enforced", command=command, lifted=self._install(command))
 
     def _foreign(self, command: Command) -> Refusal | None:
-        allowed = self._signer_tenants.get(command.signing_key_id)
+        allowed = self._trusted.keys[command.signing_key_id].tenants
         is_served = self._tenants is None or command.tenant is None or command.tenant in self._tenants
-        return None if is_served and (allowed is None or command.tenant in allowed) else "foreign_tenant"
+        return None if is_served and (not allowed or command.tenant in allowed) else "foreign_tenant"
 
     def _unfit(self, command: Command, now_ms: int) -> Refusal | None:
         if command.expires_ms <= now_ms:
@@ -252,6 +261,6 @@ class CommandTable:
                 over += [places[place].command for place in ended]
                 self._put(key, {place: s for place, s in places.items() if place not in ended})
         oldest_ms = now_ms - self._max_skew_ms
-        self._seen = {place: seen for place, seen in self._seen.items() if seen.expires_ms > oldest_ms}
+        self._seen = {key: seen for key, seen in self._seen.items() if seen.expires_ms > oldest_ms}
         self._restored_ms = {p: times for p, times in self._restored_ms.items() if times[1] > oldest_ms}
         return over

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from sinks.errors import ModelwardenError, SigningError
+from sinks.errors import ModelwardenError
 from sinks.records import Action, Name  # noqa: TC001 - msgspec reads the annotations at run time
 from sinks.serving.commands import DEFAULT_MAX_SKEW_MS
 from sinks.serving.enforcer import DEFAULT_FAIL_OPEN, DEFAULT_STALE_S
-from sinks.signing import key_id, load_public_key
+from sinks.signing import load_public_key
+from sinks.trustedkeys import TrustedKeys, load_trusted_keys, trust
+from sinks.yamlfile import explain_form, read_config
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+_log = logging.getLogger(__name__)
 
 
 class ServingSettingsError(ModelwardenError):
@@ -29,16 +31,18 @@ class ServingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     model: Name
     """Name of the served model, in events and in commands about it."""
     kafka: Annotated[str, Meta(pattern=r"^[^\s,]+:\d+(,[^\s,]+:\d+)*$")] = "127.0.0.1:9092"
+    """Bootstrap servers, `host:port`, several separated by commas."""
     topic_prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{0,128}$")] = "modelwarden."
+    """Stands before the name of every topic, as at the workers."""
     key_secret_file: Path
     """Secret of the key references, the same in every serving process."""
     key_epoch: Annotated[int, Meta(ge=0, le=65_535)] = 0
+    """Rotation epoch of the secret."""
     trusted_keys: Path
-    """Public key of a signer, or a folder of `*.pub`; only their commands are obeyed."""
+    """The trusted-keys file (`sinks.trustedkeys`), read again when it changes; or `*.pub`, the public key of
+    the one signer there is."""
     tenants: tuple[Name, ...] | None = None
     """Tenants served here; commands about others are refused. None: all."""
-    signer_tenants: dict[str, tuple[Name, ...]] = {}
-    """By key id, the tenants a signer may speak for; a signer not named may speak for all."""
     name: Name | None = None
     """Of this process in its acknowledgements, the same after a restart. None: the host's name."""
     instances: Annotated[int, Meta(ge=1)] = 1
@@ -46,9 +50,11 @@ class ServingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     fail_open: frozenset[Action] = DEFAULT_FAIL_OPEN  # type: ignore[assignment]
     """Actions that lapse when Kafka has not answered for `stale_s`; the others go on to their end."""
     stale_s: Annotated[float, Meta(gt=0)] = DEFAULT_STALE_S
+    """Without word from Kafka for so long, commands count as stale."""
     start_closed: bool = False
     """Refuse calls (503) until the commands have been read once. False: serve meanwhile."""
     max_skew_ms: Annotated[int, Meta(ge=0, le=3_600_000)] = DEFAULT_MAX_SKEW_MS
+    """How far a command's time of issue may lie ahead of the clock here."""
     emit: bool = True
     """Send an event for each observed call."""
     queued_events: Annotated[int, Meta(ge=1)] = 10_000
@@ -76,9 +82,6 @@ def load_serving_settings(path: Path) -> ServingSettings:
     FileFormatError
         If the file cannot be read or parsed.
     """
-    # Imported here: a process that makes its settings itself need not have a YAML parser.
-    from sinks.yamlfile import explain_form, read_config  # noqa: PLC0415
-
     try:
         settings: ServingSettings = msgspec.convert(read_config(path), ServingSettings, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
@@ -93,12 +96,45 @@ def _decode_path(wanted: type, value: Any) -> Any:
     return Path(value)
 
 
-def load_trusted_keys(path: Path) -> dict[str, Ed25519PublicKey]:
-    """Read a public key, or every `*.pub` of a folder, by key id. Raises SigningError."""
-    found = sorted(path.glob("*.pub")) if path.is_dir() else [path]
-    if not found:
-        raise SigningError(
-            f"trusted keys {path}", "there is no *.pub, so no command would be obeyed", "Put one there"
-        )
-    keys = [load_public_key(file) for file in found]
-    return {key_id(key): key for key in keys}
+def read_trusted_keys(path: Path) -> TrustedKeys:
+    """Read a trusted-keys file, or the public key of the one signer there is. Raises ModelwardenError."""
+    return trust(load_public_key(path)) if path.suffix == ".pub" else load_trusted_keys(path)
+
+
+class WatchedKeys:
+    """A trusted-keys file that may change while it is used.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    ModelwardenError
+        If it cannot be used at the start. Later, a change that cannot is logged, and the keys stay.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_at = self._stamp()
+        self.keys = read_trusted_keys(path)
+
+    def changed(self) -> TrustedKeys | None:
+        """Return the keys if the file has changed since they were last returned."""
+        stamp = self._stamp()
+        if stamp == self._read_at:
+            return None
+        self._read_at = stamp
+        try:
+            self.keys = read_trusted_keys(self._path)
+        except ModelwardenError as error:
+            _log.error("the trusted keys stay as they were: %s", error)
+            return None
+        return self.keys
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_size

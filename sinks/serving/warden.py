@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from sinks.allowlist import Allowlist
 from sinks.secretfile import read_key_secret
 from sinks.serving.actions import coarsen, watermark
 from sinks.serving.clock import now_ms
@@ -23,7 +24,7 @@ from sinks.serving.enforcer import Enforcer
 from sinks.serving.event import encode_event, make_event
 from sinks.serving.keyref import key_reference
 from sinks.serving.outlet import Outlet
-from sinks.serving.settings import load_trusted_keys
+from sinks.serving.settings import WatchedKeys
 from sinks.serving.sketch import Sketcher
 
 if TYPE_CHECKING:
@@ -136,21 +137,25 @@ class Warden:
         self._sketchers: dict[int, Sketcher] = {}
         self.events = Outlet(settings.kafka, settings.topic("events"), queued=settings.queued_events)
         self.acks = Outlet(settings.kafka, settings.topic("acks"))
+        keys = WatchedKeys(settings.trusted_keys)
+        allowlist = Allowlist(keys.keys)
         table = CommandTable(
-            load_trusted_keys(settings.trusted_keys),
+            keys.keys,
             tenants=settings.tenants,
-            signer_tenants=settings.signer_tenants,
             max_skew_ms=settings.max_skew_ms,
             instances=settings.instances,
+            allowlist=allowlist,
         )
         self.enforcer = Enforcer(
             table,
             kafka=settings.kafka,
-            topic=settings.topic("commands"),
+            topics=(settings.topic("commands"), settings.topic("allowlist")),
             name=settings.enforcer_name,
             acknowledge=self._acknowledge,
             fail_open=settings.fail_open,
             stale_s=settings.stale_s,
+            allowlist=allowlist,
+            keys=keys,
             clock=clock,
         )
 
@@ -234,8 +239,8 @@ class Warden:
             self.counts["coarsened"] += 1
         return probabilities
 
-    def _acknowledge(self, acknowledgement: Acknowledgement, key: str) -> None:
-        self.acks.put(key.encode(), msgspec.json.encode(acknowledgement))
+    def _acknowledge(self, acknowledgement: Acknowledgement) -> None:
+        self.acks.put((acknowledgement.key or "").encode(), msgspec.json.encode(acknowledgement))
 
 
 def _input_bytes(inputs: Any) -> bytes:

@@ -39,9 +39,17 @@ NOUNS = {
         "settings": "Show the settings in force.",
         "doctor": "Check everything that a worker needs, and say what to do.",
         "metrics": "List every metric and what it tells.",
+        "grafana": "Put dashboards and alert rules on a Grafana server; silence alerts.",
+        "annotate": "Mark alerts, commands and policy changes on Grafana's dashboards.",
+        "canary": "Attack models with a synthetic key, and see that it is caught.",
     },
     "Look closer": {
+        "top": "Watch keys, alerts and commands as they come.",
+        "keys": "List keys, most suspect first.",
         "key": "Show what was found about an API key, and why.",
+        "alerts": "List and show alerts.",
+        "campaigns": "List keys that are one attacker.",
+        "decisions": "List what the policy decided.",
         "completion": "Print the completion script of a shell.",
     },
 }

@@ -14,6 +14,8 @@ from streams.cli.output import examples, output_option, print_json, print_rows
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from streams.settingsdoc import SettingDoc
+
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """One setting."""
@@ -22,8 +24,13 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     value: Any
     source: str
     """`default`, `file` or `environment`."""
+    origin: str
+    """The same with the file's path or the variable's name."""
     variable: str
     """The environment variable that overrides it."""
+    default: str
+    form: str
+    meaning: str
 
 
 @click.group(
@@ -40,8 +47,8 @@ def command() -> None:
 @command.command(
     "show",
     epilog=examples(
-        "modelwarden settings show",
-        "modelwarden settings show -o ndjson | jq -r 'select(.source != \"default\") | .variable'",
+        "modelwarden settings show --origin",
+        "modelwarden settings show --origin -o ndjson | jq -r 'select(.source != \"default\") | .setting'",
     ),
 )
 @click.option(
@@ -51,25 +58,47 @@ def command() -> None:
     envvar="MODELWARDEN_SETTINGS",
     help="Settings file (YAML or TOML); the environment overrides it.",
 )
+@click.option("--origin", is_flag=True, help="Say of each where it comes from, its default and meaning.")
 @output_option
-def show(settings_file: Path | None, output: str) -> None:
-    """List every setting with its value and where it comes from; secrets are left out.
+def show(*, settings_file: Path | None, origin: bool, output: str) -> None:
+    """List every setting with its value; what may be a secret is left out.
 
-    A setting that is wrong is an error that names it.
+    A setting that is wrong is an error that names it. With -o json, what it prints can be a settings file,
+    unless --origin adds more to each.
     """
     # Imported here: settings bring numba, by the engine's, which --help need not wait for.
     from sinks.yamlfile import read_config  # noqa: PLC0415
     from streams.logs import redact  # noqa: PLC0415
     from streams.settings import load_settings  # noqa: PLC0415
+    from streams.settingsdoc import describe  # noqa: PLC0415
 
     in_force = redact(msgspec.to_builtins(load_settings(settings_file, os.environ), enc_hook=str))
-    if output == "json":
+    if output == "json" and not origin:
         print_json(in_force)
         return
     in_file = {} if settings_file is None else dict(_flatten(read_config(settings_file)))
-    rows = [_setting(name, value, in_file) for name, value in _flatten(in_force)]
-    columns = {"setting": "setting", "value": "value", "source": "from", "variable": "variable"}
+    values = dict(_flatten(in_force))
+    rows = [_setting(doc, values[doc.setting], settings_file, in_file) for doc in describe()]
+    columns = {"setting": "setting", "value": "value", "source": "from"}
+    if origin:
+        columns = {"setting": "setting", "value": "value", "origin": "from", "default": "default"}
     print_rows(rows, columns, output)
+
+
+@command.command(
+    "describe", epilog=examples("modelwarden settings describe", "modelwarden settings describe kafka")
+)
+@click.argument("name", required=False)
+@output_option
+def describe_settings(name: str | None, output: str) -> None:
+    """Say what settings mean: NAME, or those that begin with it, or all."""
+    from streams.settingsdoc import describe  # noqa: PLC0415 - see show
+
+    docs = [doc for doc in describe() if doc.setting.startswith(name or "")]
+    if not docs:
+        raise click.UsageError(f"There is no setting {name}. `modelwarden settings describe` lists all.")
+    columns = {"setting": "setting", "form": "form", "default": "default", "meaning": "meaning"}
+    print_rows(docs, columns, output)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -80,7 +109,20 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{name}", value
 
 
-def _setting(name: str, value: Any, in_file: Mapping[str, Any]) -> Setting:
-    variable = f"MODELWARDEN_{name.upper().replace('.', '__')}"
-    source = "environment" if variable in os.environ else "file" if name in in_file else "default"
-    return Setting(setting=name, value=value, source=source, variable=variable)
+def _setting(doc: SettingDoc, value: Any, path: Path | None, in_file: Mapping[str, Any]) -> Setting:
+    variable = str(doc.variable)
+    source, origin = "default", "default"
+    if variable in os.environ:
+        source, origin = "environment", f"variable {variable}"
+    elif doc.setting in in_file:
+        source, origin = "file", f"file {path}"
+    return Setting(
+        setting=doc.setting,
+        value=value,
+        source=source,
+        origin=origin,
+        variable=variable,
+        default=doc.default,
+        form=doc.form,
+        meaning=doc.meaning,
+    )

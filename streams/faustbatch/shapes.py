@@ -1,7 +1,8 @@
 """What this package relies on inside Faust and aiokafka, checked before it is used.
 
 The subclasses here override private methods. A release that changes one of them must stop the worker with a
-clear error at import, not lose offsets at three in the morning.
+clear error at import, not lose offsets at three in the morning. Only undecoded batches can be done without:
+where the fetcher's shape is another, records come one by one, many times slower, and one log line says so.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import faust
+import structlog
+from aiokafka.consumer import fetcher
 from aiokafka.structs import ConsumerRecord
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 from faust.types import ConsumerMessage
@@ -23,6 +26,7 @@ VERSIONS = {"faust-streaming": "0.15.3", "aiokafka": "0.14.", "mode-streaming": 
 
 PARAMETERS: dict[Callable[..., Any], tuple[str, ...]] = {
     AIOKafkaConsumerThread._commit: ("self", "offsets"),  # noqa: SLF001 - that we reach for these is what is checked
+    AIOKafkaConsumerThread._create_worker_consumer: ("self", "transport"),  # noqa: SLF001 - same
     Consumer._commit: ("self", "offsets"),  # noqa: SLF001 - same
     Consumer._new_consumer_thread: ("self",),  # noqa: SLF001 - same
     Consumer._new_offset: ("self", "tp"),  # noqa: SLF001 - same
@@ -43,6 +47,22 @@ PARAMETERS: dict[Callable[..., Any], tuple[str, ...]] = {
 MESSAGE_PARAMETERS = {"topic", "partition", "offset", "timestamp", "value", "tp", "generation_id"}
 RECORD_FIELDS = {"topic", "partition", "offset", "timestamp", "key", "value", "headers"}
 
+PARTITION_RECORDS_PARAMETERS = (
+    "self",
+    "tp",
+    "records",
+    "aborted_transactions",
+    "fetch_offset",
+    "key_deserializer",
+    "value_deserializer",
+    "check_crcs",
+    "isolation_level",
+)
+FETCHER_NAMES = {"MemoryRecords", "PartitionRecords", "has_next", "size_in_bytes"}
+"""What the fetcher's request routine uses to read a response."""
+
+_log = structlog.get_logger(__name__)
+
 
 class ShapeError(ImportError):
     """A library is not of the shape that this package was written and tested against."""
@@ -61,6 +81,21 @@ def check_shapes() -> None:
     missing |= RECORD_FIELDS - set(ConsumerRecord.__dataclass_fields__)
     if missing:
         raise _error(f"records have no {sorted(missing)}")
+
+
+def has_fetch_shape() -> bool:
+    """Tell whether batches can be had undecoded; if not, one log line says why."""
+    request = fetcher.Fetcher._proc_fetch_request  # noqa: SLF001 - that we reach for it is what is checked
+    found = tuple(inspect.signature(fetcher.PartitionRecords).parameters)
+    missing = FETCHER_NAMES - set(request.__code__.co_names)
+    if found == PARTITION_RECORDS_PARAMETERS[1:] and not missing and not request.__code__.co_freevars:
+        return True
+    _log.warning(
+        "records_one_by_one",
+        reason=f"aiokafka {version('aiokafka')} has another fetcher than the tested {VERSIONS['aiokafka']}",
+        missing=sorted(missing),
+    )
+    return False
 
 
 def _error(what: str) -> ShapeError:

@@ -18,7 +18,7 @@ from sinks.policyfile import load_policy
 from sinks.policytopic import PolicyInForce
 from sinks.records import Command
 from streams.bus.kafka import KafkaBus
-from streams.faustbatch import Chunk
+from streams.faustbatch import Chunk, RecordList
 from streams.metrics import Metrics
 from streams.outputs import OutputWriter
 from streams.pipeline import Outputs
@@ -180,7 +180,7 @@ class History:
         if not records:
             return
         self.next[name] += len(records)
-        chunk = Chunk(TP(self.settings.topic(name), self.partition), records, 0)
+        chunk = Chunk(TP(self.settings.topic(name), self.partition), RecordList(records), 0)
         if name == "events":
             await self.state.apply(chunk, take_events)
         else:

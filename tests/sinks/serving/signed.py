@@ -9,12 +9,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sinks.records import Command
 from sinks.signing import Signer
+from sinks.trustedkeys import trust
 
 NOW_MS = 1_763_900_000_000
 KEY = "k0-" + "a" * 32
 OTHER_KEY = "k0-" + "b" * 32
 SIGNER = Signer(Ed25519PrivateKey.generate())
-TRUSTED = {SIGNER.key_id: SIGNER.public_key}
+TRUSTED = trust(SIGNER)
 
 
 def make_command(**fields: Any) -> Command:

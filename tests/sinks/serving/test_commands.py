@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import msgspec
@@ -11,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from signed import KEY, NOW_MS, OTHER_KEY, SIGNER, TRUSTED, make_command, signed
 
-from sinks.records import Command
+from sinks.allowlist import Allowlist
+from sinks.records import Allow, Command
 from sinks.serving.commands import MAX_COMMAND_BYTES, CommandTable
 from sinks.signing import Signer
+from sinks.trustedkeys import TrustedKeys, trust
 
 HOUR_MS = 3_600_000
 STRANGER = Signer(Ed25519PrivateKey.generate())
@@ -82,7 +85,8 @@ def test_a_forger_who_names_a_trusted_key_is_refused() -> None:
 
 
 def test_a_signer_speaks_only_for_its_tenants() -> None:
-    table = CommandTable(TRUSTED, signer_tenants={SIGNER.key_id: ["acme"]})
+    [key] = TRUSTED.keys.values()
+    table = CommandTable(TrustedKeys([msgspec.structs.replace(key, tenants=("acme",))]))
     assert table.apply(signed(tenant="other"), NOW_MS).refusal == "foreign_tenant"
     assert table.apply(signed(), NOW_MS).refusal == "foreign_tenant", "nor for all"
     assert table.apply(signed(tenant="acme"), NOW_MS).outcome == "enforced"
@@ -116,11 +120,30 @@ def test_a_replay_is_refused_and_a_repeat_is_recognised() -> None:
 
 def test_a_restore_stays_the_last_word_when_the_older_command_is_written_again_behind_it() -> None:
     """As a restarted process reads a compacted topic on which somebody replayed an old command."""
-    operator = Signer(Ed25519PrivateKey.generate())
-    table = CommandTable(TRUSTED | {operator.key_id: operator.public_key})
-    table.apply(signed(operator, action="restore", model=None, issued_ms=NOW_MS + 10), NOW_MS + 20)
-    assert table.apply(signed(), NOW_MS + 20).refusal == "superseded"
-    assert table.apply(signed(sequence=2, issued_ms=NOW_MS + 11), NOW_MS + 20).outcome == "enforced"
+    table = CommandTable(TRUSTED)
+    table.apply(signed(sequence=1, action="restore", model=None, issued_ms=NOW_MS + 10), NOW_MS + 20)
+    assert table.apply(signed(sequence=2), NOW_MS + 20).refusal == "superseded"
+    assert table.apply(signed(sequence=3, issued_ms=NOW_MS + 11), NOW_MS + 20).outcome == "enforced"
+
+
+def test_keys_are_rotated_and_what_a_compromised_one_signed_ends_at_once() -> None:
+    [old] = TRUSTED.keys.values()
+    [new] = trust(STRANGER).keys.values()
+    table = CommandTable(TRUSTED)
+    table.apply(signed(), NOW_MS)
+    table.trust(TrustedKeys([old, new]))
+    assert table.apply(signed(STRANGER, key=OTHER_KEY), NOW_MS).outcome == "enforced"
+    before = dt.datetime.fromtimestamp(NOW_MS / 1000, dt.UTC)
+    table.trust(TrustedKeys([msgspec.structs.replace(old, not_after=before), new]))
+    assert actions(table) == ["suspend"], "what was signed in time holds to its own end"
+    assert table.apply(signed(sequence=2), NOW_MS).refusal == "untrusted_key"
+    table.trust(TrustedKeys([msgspec.structs.replace(old, compromised=True), new]))
+    assert (actions(table), actions(table, key=OTHER_KEY)) == ([], ["suspend"])
+
+
+def test_a_key_for_policies_signs_no_commands() -> None:
+    table = CommandTable(trust(SIGNER, ("policy", "operators")))
+    assert table.apply(signed(), NOW_MS).refusal == "untrusted_key"
 
 
 def test_a_restore_of_one_model_leaves_the_others_and_one_of_the_key_ends_all() -> None:
@@ -144,13 +167,29 @@ def test_the_strongest_comes_first_and_weaker_ones_still_hold() -> None:
 
 
 def test_an_allowlisted_key_is_touched_by_nothing_even_by_what_already_stands() -> None:
-    held: set[str] = {OTHER_KEY}
-    table = CommandTable(TRUSTED, is_allowlisted=lambda command, _now_ms: command.key in held)
+    allowlist = Allowlist(TRUSTED)
+    table = CommandTable(TRUSTED, allowlist=allowlist)
+
+    def allow(key: str, sequence: int) -> None:
+        entry = Allow(
+            allow_id=f"{sequence:032x}",
+            keys=(key,),
+            purpose="evaluation",
+            owner="ann",
+            reason="a contract",
+            issued_ms=NOW_MS,
+            expires_ms=NOW_MS + 1_000,
+            sequence=sequence,
+        )
+        allowlist.take(msgspec.json.encode(SIGNER.sign(entry)))
+
+    allow(OTHER_KEY, 1)
     assert table.apply(signed(key=OTHER_KEY), NOW_MS).refusal == "allowlisted"
     table.apply(signed(), NOW_MS)
     assert actions(table) == ["suspend"]
-    held.add(KEY)
+    allow(KEY, 2)
     assert actions(table) == []
+    assert actions(table, now_ms=NOW_MS + 1_000) == ["suspend"], "an entry ends too"
 
 
 def test_memory_is_given_back_when_commands_are_over() -> None:

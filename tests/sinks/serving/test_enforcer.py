@@ -40,9 +40,9 @@ class Place:
         made = Enforcer(
             CommandTable(TRUSTED),
             kafka=self.kafka,
-            topic=f"{self.prefix}commands",
+            topics=(f"{self.prefix}commands", f"{self.prefix}allowlist"),
             name="serving-0",
-            acknowledge=lambda ack, _key: self.acks.append(ack),
+            acknowledge=self.acks.append,
             **options,  # type: ignore[arg-type]
         )
         self.started.append(made)
@@ -80,7 +80,7 @@ def place(kafka_broker: str) -> Iterator[Place]:
 @pytest.mark.kafka
 def test_commands_are_followed_acknowledged_and_still_stand_after_a_restart(place: Place) -> None:
     first = place.enforcer()
-    assert first.wait_until_ready(20)
+    assert first.follower.wait_until_ready(20)
     place.send(place.command())
     wait(lambda: bool(first.lookup(KEY, "digits")))
     place.send(place.command(sequence=2, action="throttle", parameters={"requests_per_minute": 6.0}))
@@ -97,7 +97,7 @@ def test_commands_are_followed_acknowledged_and_still_stand_after_a_restart(plac
     ]
     first.stop()
     second = place.enforcer()
-    assert second.wait_until_ready(20)
+    assert second.follower.wait_until_ready(20)
     assert [s.action for s in second.lookup(KEY, "digits")] == ["throttle"]
     place.send(place.command(sequence=3, action="restore"))
     wait(lambda: not second.lookup(KEY, "digits"))
@@ -106,7 +106,7 @@ def test_commands_are_followed_acknowledged_and_still_stand_after_a_restart(plac
 @pytest.mark.kafka
 def test_a_command_ends_by_itself_and_says_so(place: Place) -> None:
     enforcer = place.enforcer()
-    assert enforcer.wait_until_ready(20)
+    assert enforcer.follower.wait_until_ready(20)
     place.send(place.command(expires_ms=now_ms() + 1_500))
     wait(lambda: bool(enforcer.lookup(KEY, "digits")))
     wait(lambda: not enforcer.lookup(KEY, "digits"))
@@ -119,9 +119,9 @@ def test_without_brokers_what_stands_is_kept_and_what_may_lapse_lapses() -> None
     enforcer = Enforcer(
         table,
         kafka="127.0.0.1:1",
-        topic="commands",
+        topics=("commands", "allowlist"),
         name="serving-0",
-        acknowledge=lambda ack, _key: acks.append(ack),
+        acknowledge=acks.append,
         fail_open={"throttle"},
         stale_s=0.01,
     )
@@ -147,4 +147,4 @@ def test_without_brokers_what_stands_is_kept_and_what_may_lapse_lapses() -> None
         assert enforcer.is_stale
     finally:
         enforcer.stop()
-    assert enforcer.counts["broker_error"] >= 1
+    assert enforcer.follower.failures >= 1

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import pytest
 
-HEAVY = {"faust", "river", "numba", "scipy", "aiokafka", "pandas", "sklearn", "streams", "yaml", "rich"}
+HEAVY = {"faust", "river", "numba", "scipy", "aiokafka", "pandas", "sklearn", "streams", "rich"}
 MODULES = sorted(
     entry.name.removesuffix(".py")
     for entry in files("sinks.serving").iterdir()

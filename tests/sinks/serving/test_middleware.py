@@ -197,11 +197,15 @@ def test_closed_until_ready_if_so_configured(settings: ServingSettings) -> None:
     closed = Warden(msgspec.structs.replace(settings, start_closed=True))
     status, headers, body = call(make_app(closed))
     assert (status, headers["retry-after"], body["error"]["type"]) == (503, "1", "starting")
-    closed.enforcer._ready.set()
+    closed.enforcer.follower._ready.set()
     assert call(make_app(closed))[0] == 200
 
 
-def test_three_lines_are_enough(settings: ServingSettings, tmp_path: Path) -> None:
+def test_three_lines_are_enough(
+    settings: ServingSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Warden] = []
+    monkeypatch.setattr(Warden, "start", lambda warden: started.append(warden))  # noqa: PLW0108 - binds
     lines = [
         f"{name}: {getattr(settings, name)}" for name in ("model", "kafka", "key_secret_file", "trusted_keys")
     ]
@@ -214,6 +218,7 @@ def test_three_lines_are_enough(settings: ServingSettings, tmp_path: Path) -> No
         return request.state.modelwarden.observe(inputs=[1, 2], probabilities=ANSWER)
 
     assert call(app)[::2] == (200, ANSWER)
+    assert len(started) == 1
 
 
 def test_a_websocket_of_a_suspended_key_is_closed(warden: Warden) -> None:

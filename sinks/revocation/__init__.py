@@ -1,0 +1,1 @@
+"""Automated key revocation: signed commands in, calls to the provider's own key store out."""
