@@ -84,8 +84,8 @@ def _row(policy: Policy, rule: Rule) -> dict[str, str]:
 
 
 def _step(step: Step) -> str:
-    parameters = "".join(f" {name} {value:g}" for name, value in step.parameters.items())
-    return f"{step.action}{parameters} {step.duration_s / 3600:g} h"
+    parameters = ", ".join(f"{name} {value:g}" for name, value in step.parameters.items())
+    return f"{step.action}{f' ({parameters})' if parameters else ''} {step.duration_s / 3600:g} h"
 
 
 def _words(value: object) -> str:

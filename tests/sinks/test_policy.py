@@ -97,7 +97,7 @@ def test_levels_rise_from_watch_to_suspend_with_falling_sequence_never() -> None
     of = engine()
     commands = [decide(of, at, level=level).command for at, level in enumerate(LEVELS)]
     assert [command.action for command in commands if command] == ["watch", "throttle", "suspend"]
-    assert [command.sequence for command in commands if command] == [1, 2, 3]
+    assert [command.sequence for command in commands if command] == [START_MS, START_MS + 1, START_MS + 2]
     throttle = commands[1]
     assert throttle is not None
     assert throttle.parameters == {"requests_per_minute": 60.0}
@@ -220,7 +220,7 @@ def test_a_persons_word_restores_and_holds_against_the_same_finding_only() -> No
     restored = of.forgive(honest(model="digits"))
     assert restored.command is not None
     assert restored.command.action == "restore"
-    assert restored.command.sequence == 2
+    assert restored.command.sequence == START_MS + 1
     verify(restored.command, {SIGNER.key_id: SIGNER.public_key})
     assert decide(of, 1, families=("boundary",)).withheld == "a person said that this finding is honest"
     assert decide(of, 2, families=("boundary",), level="notice").command is None
