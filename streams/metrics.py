@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from detectors.batch import is_synthetic
 from sinks.metrics import catalogue
 from sinks.metrics.instruments import Instruments
-from sinks.serving.keyref import is_synthetic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
