@@ -72,7 +72,7 @@ _INTRO = """# Conformance
 <!-- Written by `python -m streams.conformance` from conformance.yaml. Change that, not this page. -->
 
 What frameworks ask of a defence against model theft, what is there, and the tests that show it:
-{met} met, {partly} partly, {not} not. Our own claim; nobody else has checked it. Requirements are in our words.
+{met} met, {partly} partly, {not} not. Our own claim, which nobody else has checked, in our own words.
 The same as data: [conformance.yaml](conformance.yaml), with the file of each test.
 """
 
