@@ -36,7 +36,7 @@ from streams.selfwatch import SelfWatch
 from streams.settings import Settings, load_settings
 from streams.state import FencedState
 from streams.statestore import StateStore
-from streams.topics import TopicError, check_topics
+from streams.topics import require_topics
 from streams.watchdog import RESTART_EXIT_CODE, Watchdog, ask_bounds
 
 if TYPE_CHECKING:
@@ -115,13 +115,7 @@ class WorkerApp(faust.App):
         await super().on_first_start()
         await self.self_watch.start()
         settings = self.worker_settings
-        reports = await asyncio.to_thread(check_topics, settings.kafka, prefix=settings.topic_prefix)
-        wrong = [report for report in reports if not report.ok]
-        if wrong:
-            more = f" (and {len(wrong) - 1} more: `modelwarden topics check`)" if len(wrong) > 1 else ""
-            raise TopicError(
-                f"topic {wrong[0].topic}", wrong[0].finding + more, "Then start the worker again"
-            )
+        await asyncio.to_thread(require_topics, settings.kafka, prefix=settings.topic_prefix)
         await asyncio.to_thread(warm_up, self.build, settings)
         await self.outputs.start()
         await self.store.start()
