@@ -6,32 +6,27 @@ One engine per source partition. Pure: the same batches in the same order give t
 
 from __future__ import annotations
 
-from math import exp
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from detectors.alert import LEVELS, is_budget_alert
+from detectors.alert import is_budget_alert
 from detectors.arrays import ArrayFormatError, pack_arrays, unpack_arrays
-from detectors.batch import SYNTHETIC_EPOCH, format_key_reference, is_synthetic, parse_key_reference
+from detectors.batch import SYNTHETIC_EPOCH, format_key_reference, is_synthetic
 from detectors.budgetalert import make_budget_alert
-from detectors.campaign import CampaignDetector, make_campaign_alert, owner_ids
+from detectors.campaign import make_campaign_alert, owner_ids
 from detectors.explain import make_alert
 from detectors.falsediscovery import OnlineFalseDiscovery, alerted_e_value_log10
 from detectors.keystate import KEY_LAYOUT, KeyState
-from detectors.keysummary import KeySummary
-from detectors.keytable import NO_SLOT, pack_entities, unpack_entity
-from detectors.learner import BORROWED_KEYS, GUILTY, HONEST, Learner
-from detectors.lesson import join_lessons, thin
-from detectors.modelalarm import ModelAlarm
+from detectors.keysummary import KeySummary, summarise
+from detectors.learner import GUILTY, HONEST, Learner, borrow
 from detectors.modelalert import make_model_alert
-from detectors.parts import PartWriter, StateError
+from detectors.modelwatch import ModelWatch
+from detectors.parts import PartWriter, StateError, cannot_restore
 from detectors.reference import STATISTIC_NAMES
 from detectors.secondopinion import SecondOpinion
 from detectors.settings import EngineSettings
-from detectors.statistics import STATISTICS
-from detectors.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,7 +36,7 @@ if TYPE_CHECKING:
     from detectors.alert import Alert
     from detectors.base import Array
     from detectors.batch import EventBatch
-    from detectors.reference import Lesson, ModelReference
+    from detectors.reference import ModelReference
     from detectors.watch import Reached, Watched
 
 __all__ = ["STATE_VERSION", "Engine", "EngineSettings", "KeySummary", "StateError"]
@@ -77,10 +72,8 @@ class Engine:
         self._clear()
 
     def _clear(self) -> None:
-        self._models: list[str] = []
-        self._watches: list[Watch | Learner] = []
-        self._campaigns: list[CampaignDetector] = []
-        self._alarms: list[ModelAlarm] = []
+        self._names: list[str] = []
+        self._models: list[ModelWatch] = []
         self._keys = KeyState(self._settings.hot_keys, self._settings.cold_keys)
         self._writer = PartWriter(STATE_VERSION)
         self._changes = self._writes = 0
@@ -139,12 +132,15 @@ class Engine:
         ValueError
             If the text is not a key reference.
         """
-        return next((s for s in map(self._summary, self._slots_of(key)) if s.model == model), None)
+        slots = self._keys.slots_of(key, len(self._names))
+        found = (summarise(self._keys, slot, self._names) for slot in slots)
+        return next((one for one in found if one.model == model), None)
 
     def summaries(self) -> Iterator[KeySummary]:
         """Yield every hot key, most suspect first."""
         peak = self._keys.slabs["surprise_peak"][: len(self._keys)]
-        return map(self._summary, np.argsort(-peak, kind="stable").tolist())
+        order = np.argsort(-peak, kind="stable").tolist()
+        return (summarise(self._keys, slot, self._names) for slot in order)
 
     def dump_parts(self, *, changed_only: bool) -> Iterator[tuple[str, bytes]]:
         """Yield the state in named parts, each below 0.9 MB and a few milliseconds of work.
@@ -195,7 +191,7 @@ class Engine:
             self._read(*self._writer.read(parts))
         except (ArrayFormatError, ValueError, KeyError, TypeError) as error:
             self._clear()
-            raise _cannot_restore(error) from error
+            raise cannot_restore(error) from error
 
     def dump(self) -> bytes:
         """Return the whole state as bytes, self-describing and versioned: all parts in one."""
@@ -213,7 +209,7 @@ class Engine:
             parts = msgspec.msgpack.decode(blob, type=dict[str, bytes])
         except msgspec.DecodeError as error:
             self._clear()
-            raise _cannot_restore(error) from error
+            raise cannot_restore(error) from error
         self.restore_parts(parts)
 
     def _write(self, writer: PartWriter, number: int, *, changed_only: bool) -> Iterator[tuple[str, bytes]]:
@@ -221,7 +217,7 @@ class Engine:
             "number": number,
             "layout": KEY_LAYOUT,
             "statistics": STATISTIC_NAMES,
-            "models": self._models,
+            "models": self._names,
             "evictions": self._keys.evictions,
             "false_discovery": self._discovery.dump(),
             "forgiven": sorted(self._forgiven, key=str),
@@ -231,11 +227,8 @@ class Engine:
 
     def _blobs(self) -> Iterator[tuple[str, bytes]]:
         """Yield what is not kept by key."""
-        for number, (watch, campaigns) in enumerate(zip(self._watches, self._campaigns, strict=True)):
-            if isinstance(watch, Learner):
-                yield f"learner/{number}", pack_arrays("learner", STATE_VERSION, *watch.dump())
-            yield f"campaigns/{number}", pack_arrays("campaigns", STATE_VERSION, *campaigns.dump())
-            yield f"alarm/{number}", pack_arrays("alarm", STATE_VERSION, *self._alarms[number].dump())
+        for number, model in enumerate(self._models):
+            yield from model.parts(number, STATE_VERSION)
         yield "river", pack_arrays("river", STATE_VERSION, self._second.dump())
 
     def _read(
@@ -247,27 +240,21 @@ class Engine:
         self._keys.restore(arrays, meta["evictions"])
         for number, model in enumerate(meta["models"]):
             self._add_model(model)
-            watch = self._watches[-1]
-            if isinstance(watch, Learner) and f"learner/{number}" in blobs:
-                watch.restore(*unpack_arrays(blobs[f"learner/{number}"], "learner", STATE_VERSION))
-            linked = unpack_arrays(blobs[f"campaigns/{number}"], "campaigns", STATE_VERSION)
-            self._campaigns[-1].restore(*linked)
-            self._alarms[-1].restore(*unpack_arrays(blobs[f"alarm/{number}"], "alarm", STATE_VERSION))
+            self._models[-1].restore(blobs, number, STATE_VERSION)
         self._second.restore(unpack_arrays(blobs["river"], "river", STATE_VERSION)[0])
         self._discovery.restore(*meta["false_discovery"])
         self._forgiven = {(str(key), model) for key, model in meta["forgiven"]}
 
     def _process(self, batch: EventBatch) -> list[Alert]:
         for model in batch.models:
-            if model not in self._models:
+            if model not in self._names:
                 self._add_model(model)
-        ids = np.array([self._models.index(model) for model in batch.models], np.int32)
+        ids = np.array([self._names.index(model) for model in batch.models], np.int32)
         models = ids[batch.model]
         slots, number, evicted = self._keys.admit(batch, models)
         self._second.drop(evicted)
-        for campaigns, alarm in zip(self._campaigns, self._alarms, strict=True):
-            campaigns.forget(evicted)
-            alarm.forget(evicted)
+        for watched in self._models:
+            watched.forget(evicted)
         alerts: list[tuple[int, Alert]] = []
         for model in np.unique(models):
             rows = np.flatnonzero(models == model)
@@ -296,14 +283,13 @@ class Engine:
 
     def _watch_model(self, place: _Rows, batch: EventBatch) -> list[tuple[int, Alert]]:
         """Watch the rows of one model, in pieces that end where it learns or looks for campaigns."""
-        watch, campaigns = self._watches[place.model], self._campaigns[place.model]
+        model = self._models[place.model]
+        watch = model.watch
         alerts = []
         owners = owner_ids(batch)
         start = 0
         while start < len(batch):
-            stop = min(len(batch), start + campaigns.until_next_look)
-            if isinstance(watch, Learner):
-                stop = min(stop, start + watch.until_next_fit)
+            stop = min(len(batch), start + model.until_next_stop)
             cut = slice(start, stop)
             part, slots, number = batch.take(cut), place.slots[cut], place.number[cut]
             watched = watch.process(part, slots, self._keys.slabs, number)
@@ -318,12 +304,12 @@ class Engine:
                     alert = make_budget_alert(crossed, part, queries, first, version)
                     alerts.append((int(place.rows[start + crossed.row]), alert))
             if watched is not None:
-                odd = self._find_odd_model(place.model, watched, part, slots)
+                odd = self._find_odd_model(model, watched, part, slots)
                 alerts += [(int(place.rows[start + row]), alert) for row, alert in odd]
-            found = self._find_campaigns(place.model, part, slots, owners[cut])
+            found = self._find_campaigns(model, part, slots, owners[cut])
             alerts += [(int(place.rows[stop - 1]), alert) for alert in found]
             if isinstance(watch, Learner) and not watch.until_next_fit:
-                watch.fit(self._keys.slabs, self._members(place.model))
+                watch.fit(self._keys.slabs, self._keys.members(place.model))
             start = stop
         return alerts
 
@@ -341,101 +327,61 @@ class Engine:
         ]
 
     def _find_campaigns(
-        self, model: int, batch: EventBatch, slots: NDArray[np.int64], owners: NDArray[np.int32]
+        self, model: ModelWatch, batch: EventBatch, slots: NDArray[np.int64], owners: NDArray[np.int32]
     ) -> list[Alert]:
         """Look for keys that are one attacker, leaving out the forgiven ones."""
-        watch = self._watches[model]
-        current = watch.watch if isinstance(watch, Learner) else watch
+        current = model.current
         reference = None if current is None else current.reference
         real = batch.key_epoch != SYNTHETIC_EPOCH
         if not real.all():
             batch, slots, owners = batch.take(real), slots[real], owners[real]
         alerts = []
-        for finding in self._campaigns[model].process(batch, slots, owners, self._keys.slabs, reference):
-            members = [self._key_of(slot) for slot in finding.slots.tolist()]
-            blamed = [not self._is_forgiven(key, self._models[model]) for key in members]
-            if sum(blamed) > len(blamed) / 2 and current is not None:
+        for finding in model.campaigns.process(batch, slots, owners, self._keys.slabs, reference):
+            members = self._blamed(model, finding.slots)
+            if members and current is not None:
                 first = int(self._keys.slabs["first_offset"][finding.slots].min())
                 alerts.append(make_campaign_alert(finding, members, batch, current.version, first))
         return alerts
 
     def _find_odd_model(
-        self, model: int, watched: Watched, batch: EventBatch, slots: NDArray[np.int64]
+        self, model: ModelWatch, watched: Watched, batch: EventBatch, slots: NDArray[np.int64]
     ) -> list[tuple[int, Alert]]:
         """Look for several keys that are odd at once, unless a person calls the most of them honest."""
+        real = np.flatnonzero(batch.key_epoch != SYNTHETIC_EPOCH)
         alerts = []
-        for finding in self._alarms[model].process(slots, watched.surprise, batch.time_ms):
-            members = [self._key_of(slot) for slot in finding.slots.tolist()]
-            blamed = [not self._is_forgiven(key, self._models[model]) for key in members]
-            if sum(blamed) > len(blamed) / 2:
+        for found in model.alarm.process(slots[real], watched.surprise[real], batch.time_ms[real]):
+            finding = found._replace(row=int(real[found.row]))
+            members = self._blamed(model, finding.slots)
+            if members:
                 first = int(self._keys.slabs["first_offset"][finding.slots].min())
-                version = self._watches[model].current.version
+                version = model.watch.current.version
                 alerts.append((finding.row, make_model_alert(finding, members, batch, version, first)))
         return alerts
 
-    def _key_of(self, slot: int) -> str:
-        high, low, epoch, _ = unpack_entity(self._keys.table.entities[slot])
-        return format_key_reference(epoch, high, low)
+    def _blamed(self, model: ModelWatch, slots: NDArray[np.int64]) -> list[str]:
+        """Return the keys of a finding; none if a person calls half of them or more honest."""
+        members = [self._keys.key_of(slot) for slot in slots.tolist()]
+        forgiven = sum(self._is_forgiven(key, model.name) for key in members)
+        return members if 2 * forgiven < len(members) else []
 
     def _add_model(self, model: str) -> None:
-        number = len(self._models)
-        self._models.append(model)
         reference = self._references.get(model)
-        self._watches.append(Learner(model, self._borrow(model)) if reference is None else Watch(reference))
-        self._campaigns.append(CampaignDetector(self._settings.campaign_keys))
-        self._alarms.append(ModelAlarm(None if reference is None else reference.alarm))
+        lesson = borrow(self._borrowed, model) if reference is None else None
         if reference is not None and reference.river is not None:
-            self._second.add_model(number, reference.river)
-
-    def _borrow(self, model: str) -> Lesson | None:
-        """Return what is known of honest keys of other models."""
-        lessons = [
-            r.lesson for name, r in sorted(self._borrowed.items()) if name != model and r.lesson is not None
-        ]
-        return join_lessons([thin(lesson, 0, BORROWED_KEYS) for lesson in lessons]) if lessons else None
-
-    def _members(self, model: int) -> NDArray[np.int64]:
-        """Return the slots of a model's keys, without the canary's."""
-        rest = self._keys.table.entities[:, 2]
-        is_real = rest >> np.uint64(32) != SYNTHETIC_EPOCH
-        return np.flatnonzero(((rest & np.uint64(0xFFFFFFFF)) == model) & is_real)
+            self._second.add_model(len(self._models), reference.river)
+        self._names.append(model)
+        self._models.append(ModelWatch(model, reference, lesson, self._settings.campaign_keys))
 
     def _reset_level(self, key: str, model: str | None, verdict: int) -> None:
         self._changes += 1
-        for slot in self._slots_of(key):
-            if model in {None, self._models[unpack_entity(self._keys.table.entities[slot])[3]]}:
+        for slot in self._keys.slots_of(key, len(self._models)):
+            if model in {None, self._names[self._keys.model_of(slot)]}:
                 self._keys.slabs["level"][slot] = self._keys.slabs["told"][slot] = 0
                 self._keys.slabs["verdict"][slot] = verdict
                 self._keys.touch(np.array([slot]))
 
-    def _slots_of(self, key: str) -> list[int]:
-        epoch, high, low = parse_key_reference(key)
-        known = len(self._models)
-        entities = pack_entities(
-            np.array([[high, low]] * known, np.uint64).reshape(known, 2),
-            np.full(known, epoch, np.uint16),
-            np.arange(known, dtype=np.int32),
-        )
-        return [int(slot) for slot in self._keys.table.find(entities) if slot != NO_SLOT]
-
     def _is_forgiven(self, key: str, model: str) -> bool:
         return (key, None) in self._forgiven or (key, model) in self._forgiven
-
-    def _summary(self, slot: int) -> KeySummary:
-        model = unpack_entity(self._keys.table.entities[slot])[3]
-        level = int(self._keys.slabs["level"][slot])
-        means = self._keys.slabs["mean"][slot]
-        return KeySummary(
-            key=self._key_of(slot),
-            model=self._models[model],
-            query_count=int(self._keys.slabs["count"][slot]),
-            first_time_ms=int(self._keys.slabs["first_ms"][slot]),
-            last_time_ms=int(self._keys.table.last_ms[slot]),
-            level=LEVELS[level - 1] if level else None,
-            key_p_value=exp(-float(self._keys.slabs["surprise_peak"][slot])),
-            held_queries=float(self._keys.slabs["held"][slot]),
-            features={s.name: float(mean) for s, mean in zip(STATISTICS, means, strict=True)},
-        )
 
 
 class _Rows(NamedTuple):
@@ -445,12 +391,6 @@ class _Rows(NamedTuple):
     rows: NDArray[np.int64]
     slots: NDArray[np.int64]
     number: NDArray[np.int64]
-
-
-def _cannot_restore(error: Exception) -> StateError:
-    return StateError(
-        f"the engine state cannot be restored: {error}; start from an older snapshot, or without one"
-    )
 
 
 def _named(batch: EventBatch, row: int) -> tuple[str, str]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from detectors.batch import SYNTHETIC_EPOCH, format_key_reference, parse_key_reference
 from detectors.coldstore import COLD_LIMIT_BYTES, ColdStore
-from detectors.keytable import ENTITY_WORDS, KeyTable
+from detectors.keytable import ENTITY_WORDS, NO_SLOT, KeyTable, pack_entities, unpack_entity
 from detectors.slabs import make_slabs, row_dtype, slot_bytes
 from detectors.slotparts import CHANGED, SlotParts, assemble
 from detectors.watch import WATCH_FIELDS
@@ -89,6 +90,37 @@ class KeyState:
     def nbytes(self) -> int:
         """Bytes of the hot keys now."""
         return len(self) * self.slabs.rows.dtype.itemsize + self.slabs.pages.nbytes
+
+    def key_of(self, slot: int) -> str:
+        """Return the key reference that a slot holds."""
+        high, low, epoch, _ = unpack_entity(self.table.entities[slot])
+        return format_key_reference(epoch, high, low)
+
+    def model_of(self, slot: int) -> int:
+        """Return the number of the model for which a slot holds its key."""
+        return unpack_entity(self.table.entities[slot])[3]
+
+    def slots_of(self, key: str, model_count: int) -> list[int]:
+        """Return the slots of a key, over the models that there are.
+
+        Raises
+        ------
+        ValueError
+            If the text is not a key reference.
+        """
+        epoch, high, low = parse_key_reference(key)
+        entities = pack_entities(
+            np.array([[high, low]] * model_count, np.uint64).reshape(model_count, 2),
+            np.full(model_count, epoch, np.uint16),
+            np.arange(model_count, dtype=np.int32),
+        )
+        return [int(slot) for slot in self.table.find(entities) if slot != NO_SLOT]
+
+    def members(self, model: int) -> NDArray[np.int64]:
+        """Return the slots of a model's keys, without the canary's."""
+        rest = self.table.entities[:, 2]
+        is_real = rest >> np.uint64(32) != SYNTHETIC_EPOCH
+        return np.flatnonzero(((rest & np.uint64(0xFFFFFFFF)) == model) & is_real)
 
     def admit(
         self, batch: EventBatch, models: NDArray[np.int32]

@@ -83,6 +83,13 @@ EVENT_FITS_EVERY = 2
 """The event level is learned again at every so many doublings."""
 
 
+def borrow(references: Mapping[str, ModelReference], model: str) -> Lesson | None:
+    """Return what is known of honest keys of other models than this one; None if nothing is."""
+    others = (reference for name, reference in sorted(references.items()) if name != model)
+    lessons = [thin(r.lesson, 0, BORROWED_KEYS) for r in others if r.lesson is not None]
+    return join_lessons(lessons) if lessons else None
+
+
 class Learner:
     """A model without a reference: learns one, then watches with it.
 

@@ -31,6 +31,13 @@ class StateError(Exception):
     """A state cannot be restored: wrong version, parts missing or damaged. The message says what to do."""
 
 
+def cannot_restore(error: Exception) -> StateError:
+    """Say that an engine's state is refused, and what to do."""
+    return StateError(
+        f"the engine state cannot be restored: {error}; start from an older snapshot, or without one"
+    )
+
+
 class PartWriter:
     """Writes parts, leaving out those that are as they were when last written.
 

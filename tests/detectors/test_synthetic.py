@@ -40,7 +40,7 @@ def test_nothing_is_learned_from_synthetic_keys_and_none_is_linked() -> None:
         assert not any(alert.subject == "campaign" and is_synthetic(alert.key) for alert in alerts)
     without.process(real.take(slice(cut)))
     without.process(real.take(slice(cut, None)))
-    one, other = with_attacks._watches[0], without._watches[0]
+    one, other = with_attacks._models[0].watch, without._models[0].watch
     assert isinstance(one, Learner)
     assert isinstance(other, Learner)
     assert one.fits == other.fits > 0
