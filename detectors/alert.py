@@ -29,6 +29,7 @@ Family = Literal[
     "parameters",
     "river",
     "campaign",
+    "model",
     "budget",
 ]
 
@@ -43,6 +44,7 @@ FAMILY_TECHNIQUES: dict[str, tuple[str, ...]] = {
     "river": ("AML.T0024.002",),
     "budget": ("AML.T0024.002",),
     "campaign": ("AML.T0024.002", "AML.T0021"),
+    "model": ("AML.T0024.002", "AML.T0005.001"),
 }
 """MITRE ATLAS v5.6.1 technique ids by family (Extract AI Model, Inference API Access, Train Proxy via
 Replication, Verify Attack, Excessive Queries, Establish Accounts)."""
@@ -105,7 +107,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """32 hex digits, from topic, partition, offset, model and level: the same on every replay."""
     time_ms: int
     """Time of the event that completed the evidence."""
-    subject: Literal["key", "campaign"] = "key"
+    subject: Literal["key", "campaign", "model"] = "key"
+    """A key, keys that are one, or a model several of whose keys are odd at once."""
     key: str
     model: str
     tenant: str | None = None
@@ -144,7 +147,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     extraction: Extraction | None = None
     """What the key holds of the model; absent where nothing is known of that."""
     members: tuple[str, ...] = ()
-    """All keys of a campaign; `key` is the busiest of them. Empty for a finding about a key."""
+    """All keys of a campaign, of which `key` is the busiest; the keys that contribute most to a finding about
+    a model, `key` first. Empty for a finding about a key."""
 
 
 def is_budget_alert(alert: Alert) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from detectors.budget import SPREAD_COLUMNS, Budget, fit_extraction
 from detectors.familiar import learn_points
 from detectors.keylevel import standardise, tail
+from detectors.modelalarm import fit_model_alarm
 from detectors.reference import EventReference, ExtractionReference, KeyReference, ModelReference
 from detectors.secondopinion import fit_river
 from detectors.signals.familiarity import FAMILIAR_RATIO
@@ -22,14 +23,16 @@ from detectors.slabs import make_slabs
 from detectors.statistics import GROUP_OF, GROUP_SHARES, HORIZONS, VALUE_OF, VALUES
 from detectors.tails import fit_tail
 from detectors.track import MEAN_FIELDS, TRACK_FIELDS, Track
+from detectors.watch import read_tails
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from detectors.base import Slabs
     from detectors.batch import EventBatch
+    from detectors.reference import ModelAlarmReference
     from detectors.track import Progress
 
 EVENTS_PER_KEY = 64
@@ -85,11 +88,13 @@ def fit_reference(model: str, batches: Sequence[EventBatch]) -> ModelReference:
         raise ValueError(f"model {model}: {len(batches)} keys are too few to learn from; two are the least")
     samples = [sample_rows(batch, spread_rows(len(batch))) for batch in batches]
     peaks = np.empty((len(batches), len(VALUE_OF)), np.float32)
+    held_z: dict[int, NDArray[np.float32]] = {}
     honest = make_slabs(MEAN_FIELDS, len(batches))
     for held_out in _folds(len(batches)):
         _, slabs, paths = _follow(samples, batches, ~held_out)
         spread = fit_spread({name: slab[~held_out] for name, slab in slabs.items()})
-        peaks[held_out] = [z_values(paths[k], spread).max(axis=0) for k in np.flatnonzero(held_out)]
+        held_z |= {k: z_values(paths[k], spread) for k in np.flatnonzero(held_out).tolist()}
+        peaks[held_out] = [held_z[k].max(axis=0) for k in np.flatnonzero(held_out).tolist()]
         for name, slab in honest.items():
             slab[held_out] = slabs[name][held_out]
     event, slabs, paths = _follow(samples, batches, np.ones(len(batches), bool))
@@ -97,7 +102,18 @@ def fit_reference(model: str, batches: Sequence[EventBatch]) -> ModelReference:
     spread = fit_spread(slabs)._replace(median=told.median, high=told.high)
     key = make_key_reference(spread, fit_tails(peaks, GROUP_OF), len(batches))
     river = fit_river([path.features for path in paths])
-    return ModelReference(model, event, key, river, _fit_extraction(event, join_samples(samples), paths))
+    extraction = _fit_extraction(event, join_samples(samples), paths)
+    return ModelReference(model, event, key, river, extraction, _fit_alarm(batches, held_z, key))
+
+
+def _fit_alarm(
+    batches: Sequence[EventBatch], z: Mapping[int, NDArray[np.float32]], key: KeyReference
+) -> ModelAlarmReference | None:
+    """Learn how odd the keys are together, each compared with what it did not help to learn."""
+    order = np.argsort(np.concatenate([batch.time_ms for batch in batches]), kind="stable")
+    owner = np.repeat(np.arange(len(batches)), [len(batch) for batch in batches])
+    surprise = np.concatenate([read_tails(z[k], key).overall for k in range(len(batches))])
+    return fit_model_alarm(owner[order], surprise[order])
 
 
 def _fit_extraction(event: EventReference, sample: Sample, paths: Sequence[Progress]) -> ExtractionReference:

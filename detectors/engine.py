@@ -23,6 +23,8 @@ from detectors.keystate import KeyState
 from detectors.keysummary import KeySummary
 from detectors.keytable import NO_SLOT, pack_entities, unpack_entity
 from detectors.learner import Learner
+from detectors.modelalarm import ModelAlarm
+from detectors.modelalert import make_model_alert
 from detectors.parts import PartWriter, StateError
 from detectors.reference import STATISTIC_NAMES
 from detectors.secondopinion import SecondOpinion
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STATE_VERSION", "Engine", "EngineSettings", "KeySummary", "StateError"]
 
-STATE_VERSION = 5
+STATE_VERSION = 6
 
 _CHUNK_ROWS = 8192
 
@@ -68,6 +70,7 @@ class Engine:
         self._models: list[str] = []
         self._watches: list[Watch | Learner] = []
         self._campaigns: list[CampaignDetector] = []
+        self._alarms: list[ModelAlarm] = []
         self._keys = KeyState(self._settings.hot_keys, self._settings.cold_keys)
         self._writer = PartWriter(STATE_VERSION)
         self._changes = 0
@@ -217,6 +220,7 @@ class Engine:
             if isinstance(watch, Learner):
                 yield f"learner/{number}", pack_arrays("learner", STATE_VERSION, *watch.dump())
             yield f"campaigns/{number}", pack_arrays("campaigns", STATE_VERSION, *campaigns.dump())
+            yield f"alarm/{number}", pack_arrays("alarm", STATE_VERSION, *self._alarms[number].dump())
         yield "river", pack_arrays("river", STATE_VERSION, self._second.dump())
 
     def _read(
@@ -232,6 +236,7 @@ class Engine:
                 watch.restore(*unpack_arrays(blobs[f"learner/{number}"], "learner", STATE_VERSION))
             linked = unpack_arrays(blobs[f"campaigns/{number}"], "campaigns", STATE_VERSION)
             self._campaigns[-1].restore(*linked)
+            self._alarms[-1].restore(*unpack_arrays(blobs[f"alarm/{number}"], "alarm", STATE_VERSION))
         self._second.restore(unpack_arrays(blobs["river"], "river", STATE_VERSION)[0])
         self._discovery.restore(*meta["false_discovery"])
         self._forgiven = {(str(key), model) for key, model in meta["forgiven"]}
@@ -244,8 +249,9 @@ class Engine:
         models = ids[batch.model]
         slots, number, evicted = self._keys.admit(batch, models)
         self._second.drop(evicted)
-        for campaigns in self._campaigns:
+        for campaigns, alarm in zip(self._campaigns, self._alarms, strict=True):
             campaigns.forget(evicted)
+            alarm.forget(evicted)
         alerts: list[tuple[int, Alert]] = []
         for model in np.unique(models):
             rows = np.flatnonzero(models == model)
@@ -260,7 +266,7 @@ class Engine:
         if is_budget_alert(alert):
             return alert
         e_value = alerted_e_value_log10(alert.key_p_value)
-        if alert.subject == "campaign":
+        if alert.subject != "key":
             discovered = self._discovery.test(self._discovery.enter(), e_value)
         else:
             hypothesis = self._keys.slabs["hypothesis"]
@@ -295,6 +301,9 @@ class Engine:
                     queries, version = int(number[crossed.row]), watch.current.version
                     alert = make_budget_alert(crossed, part, queries, first, version)
                     alerts.append((int(place.rows[start + crossed.row]), alert))
+            if watched is not None:
+                odd = self._find_odd_model(place.model, watched, part, slots)
+                alerts += [(int(place.rows[start + row]), alert) for row, alert in odd]
             found = self._find_campaigns(place.model, part, slots, owners[cut])
             alerts += [(int(place.rows[stop - 1]), alert) for alert in found]
             if isinstance(watch, Learner) and not watch.until_next_fit:
@@ -331,6 +340,20 @@ class Engine:
                 alerts.append(make_campaign_alert(finding, members, batch, current.version, first))
         return alerts
 
+    def _find_odd_model(
+        self, model: int, watched: Watched, batch: EventBatch, slots: NDArray[np.int64]
+    ) -> list[tuple[int, Alert]]:
+        """Look for several keys that are odd at once, unless a person calls the most of them honest."""
+        alerts = []
+        for finding in self._alarms[model].process(slots, watched.surprise, batch.time_ms):
+            members = [self._key_of(slot) for slot in finding.slots.tolist()]
+            blamed = [not self._is_forgiven(key, self._models[model]) for key in members]
+            if sum(blamed) > len(blamed) / 2:
+                first = int(self._keys.slabs["first_offset"][finding.slots].min())
+                version = self._watches[model].current.version
+                alerts.append((finding.row, make_model_alert(finding, members, batch, version, first)))
+        return alerts
+
     def _key_of(self, slot: int) -> str:
         high, low, epoch, _ = unpack_entity(self._keys.table.entities[slot])
         return format_key_reference(epoch, high, low)
@@ -341,6 +364,7 @@ class Engine:
         reference = self._references.get(model)
         self._watches.append(Learner(model) if reference is None else Watch(reference))
         self._campaigns.append(CampaignDetector(self._settings.campaign_keys))
+        self._alarms.append(ModelAlarm(None if reference is None else reference.alarm))
         if reference is not None and reference.river is not None:
             self._second.add_model(number, reference.river)
 

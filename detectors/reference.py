@@ -144,14 +144,35 @@ class ExtractionReference:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelAlarmReference:
+    """How odd benign keys are together (`detectors.modelalarm`).
+
+    Attributes
+    ----------
+    scale : float64 (2,)
+        Mean of the benign keys' surprise, and its standard deviation around that.
+    knots, surprise : float32 (K,)
+        Tail of the largest z of a window.
+    slope : float32 (1,)
+        Growth of the surprise per unit beyond the last knot.
+    """
+
+    scale: NDArray[np.float64]
+    knots: NDArray[np.float32]
+    surprise: NDArray[np.float32]
+    slope: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReference:
-    """Both levels for one model, and River's; a reference learned from live traffic has none for River."""
+    """Both levels for one model, and what more was learned: live traffic teaches neither River nor alarm."""
 
     model: str
     event: EventReference
     key: KeyReference
     river: RiverReference | None = None
     extraction: ExtractionReference | None = None
+    alarm: ModelAlarmReference | None = None
 
     @property
     def version(self) -> str:
@@ -166,6 +187,8 @@ class ModelReference:
             arrays |= {f"river.{name}": array for name, array in as_arrays(self.river).items()}
         if self.extraction is not None:
             arrays |= {f"extraction.{name}": array for name, array in as_arrays(self.extraction).items()}
+        if self.alarm is not None:
+            arrays |= {f"alarm.{name}": array for name, array in as_arrays(self.alarm).items()}
         meta = {"model": self.model, "statistics": STATISTIC_NAMES}
         return pack_arrays("reference", REFERENCE_VERSION, arrays, meta)
 
@@ -184,18 +207,19 @@ class ModelReference:
                 f"the reference of model {meta['model']} was learned with other statistics than this version "
                 f"compares; learn it again"
             )
-        river, extraction = named(arrays, "river"), named(arrays, "extraction")
+        river, extraction, alarm = (named(arrays, name) for name in ("river", "extraction", "alarm"))
         return cls(
             model=str(meta["model"]),
             event=EventReference(**named(arrays, "event")),
             key=KeyReference(**named(arrays, "key")),
             river=RiverReference(**river) if river else None,
             extraction=ExtractionReference(**extraction) if extraction else None,
+            alarm=ModelAlarmReference(**alarm) if alarm else None,
         )
 
 
 def as_arrays(
-    level: EventReference | KeyReference | RiverReference | ExtractionReference,
+    level: EventReference | KeyReference | RiverReference | ExtractionReference | ModelAlarmReference,
 ) -> dict[str, NDArray[Any]]:
     """Return the arrays of a level by name."""
     return {field.name: getattr(level, field.name) for field in fields(level)}

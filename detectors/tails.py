@@ -24,7 +24,11 @@ _NEVER = -1e6
 
 
 def fit_tail(
-    lifetime: NDArray[np.float32], *, censored: int, empirical_top: bool
+    lifetime: NDArray[np.float32],
+    *,
+    censored: int,
+    empirical_top: bool,
+    excess_floor: float = EXCESS_FLOOR,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
     """Fit -ln P(lifetime maximum >= z): knots, surprises, slope beyond the last knot.
 
@@ -39,7 +43,7 @@ def fit_tail(
     upper = min(max(TAIL_KEYS, int(TAIL_RATIO * count)) + censored, count - 1)
     excess = np.minimum(ordered[:upper], ordered[min(censored, count - 1)]) - ordered[upper]
     known = max(upper - censored, 1)
-    scale = max(float(excess.sum()) / known, EXCESS_FLOOR) * (1 + known**-0.5)
+    scale = max(float(excess.sum()) / known, excess_floor) * (1 + known**-0.5)
     top = np.arange(min(upper, TAIL_KNOTS // 2)) if empirical_top else np.array([upper])
     places = np.unique(np.concatenate([top, np.linspace(upper, count - 1, TAIL_KNOTS // 2)]).astype(int))
     knots, first = np.unique(ordered[places][::-1], return_index=True)

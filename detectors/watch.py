@@ -82,6 +82,8 @@ class Watched(NamedTuple):
     """Scores that River's forests see together: (n, len(FEATURES))."""
     crossed: list[Crossed]
     """Rows at which a key came to hold what is told of, ascending."""
+    surprise: NDArray[np.float32]
+    """-ln p of each row's key after the row, (n,)."""
 
 
 class Watch:
@@ -132,7 +134,8 @@ class Watch:
             for row in np.flatnonzero(levels).tolist()
         ]
         promotions = [(row, float(strength[row])) for row in rows]
-        return Watched(reached, promotions, progress.features, account.crossed() if account else [])
+        crossed = account.crossed() if account else []
+        return Watched(reached, promotions, progress.features, crossed, verdict.overall)
 
 
 class Verdict(NamedTuple):

@@ -21,13 +21,16 @@ from detectors.alert import is_budget_alert
 from detectors.calibration import fit_reference
 from detectors.engine import Engine, EngineSettings
 from sinks.errors import ModelwardenError
+from streams.modeltrials import LEAST_KEYS, model_trials
 from streams.report import (
     BUDGETS,
     AmongCustomers,
     BenignShare,
     DayCount,
     FalseCampaigns,
+    FalseModelAlarms,
     FileOutcome,
+    ModelTrial,
     Outcome,
     ReferenceNote,
     Report,
@@ -77,19 +80,24 @@ def evaluate(
     outcomes: list[Outcome] = []
     files: list[FileOutcome] = []
     false_campaigns: list[FalseCampaigns] = []
+    trials: list[ModelTrial] = []
+    false_alarms: list[FalseModelAlarms] = []
     groups = _by_source(to_run(traces))
+
+    def run(keys: Sequence[KeyTrace]) -> Findings:
+        return _watch(Engine(settings, {keys[0].victim: references[keys[0].victim]}), keys, tick)
+
     for group in groups:
-        victim = group[0].victim
-        found = _watch(Engine(settings, {victim: references[victim]}), group, tick)
+        found = run(group)
         outcomes += found.outcomes()
         if group[0].kind == "benign":
             false_campaigns += found.false_campaigns()
+            false_alarms += found.false_model_alarms()
             continue
-        among = None
-        if group[0].kind == "split":
-            customers = [t for other in groups for t in other if t.kind == "benign" and t.victim == victim]
-            among = _watch(Engine(settings, {victim: references[victim]}), [*group, *customers], tick)
-        files += found.file_outcomes(among)
+        customers = [t for g in groups for t in g if (t.kind, t.victim) == ("benign", group[0].victim)]
+        files += found.file_outcomes(run([*group, *customers]) if group[0].kind == "split" else None)
+        if group[0].kind == "attack" and len(group) >= LEAST_KEYS and customers:
+            trials += model_trials(customers, group, lambda keys: run(keys).alerts)
     notes = tuple(
         ReferenceNote(
             victim=victim, keys=len(keys), events=sum(map(len, keys)), version=references[victim].version
@@ -98,7 +106,12 @@ def evaluate(
     )
     report = _report("calibrated", settings, outcomes)
     return msgspec.structs.replace(
-        report, files=tuple(files), references=notes, false_campaigns=tuple(false_campaigns)
+        report,
+        files=tuple(files),
+        references=notes,
+        false_campaigns=tuple(false_campaigns),
+        model_trials=tuple(trials),
+        false_model_alarms=tuple(false_alarms),
     )
 
 
@@ -178,6 +191,7 @@ class Findings:
         self.traces = traces
         self.owner, self.row = arrival_order(traces)
         place = {trace.key_reference: index for index, trace in enumerate(traces)}
+        self.alerts = tuple(alerts)
         self.campaigns = [alert for alert in alerts if alert.subject == "campaign"]
         self.by_trace: dict[int, list[Alert]] = defaultdict(list)
         self.budget_alerts: dict[int, Alert] = {}
@@ -284,6 +298,21 @@ class Findings:
             for budget in BUDGETS
         ]
 
+    def false_model_alarms(self) -> list[FalseModelAlarms]:
+        """Count the model's alarms at every budget; all keys must be honest ones of one file."""
+        trace = self.traces[0]
+        times = np.concatenate([trace.time_ms for trace in self.traces])
+        return [
+            FalseModelAlarms(
+                source=trace.source,
+                victim=trace.victim,
+                budget=budget,
+                alarms=sum(alert.subject == "model" and alert.level in levels for alert in self.alerts),
+                weeks=float(times.max() - times.min()) / (7 * DAY_MS),
+            )
+            for budget, levels in BUDGETS.items()
+        ]
+
     def _campaigns(self, budget: str) -> list[Alert]:
         return [alert for alert in self.campaigns if alert.level in BUDGETS[budget]]
 
@@ -364,6 +393,8 @@ def _report(mode: str, settings: EngineSettings, outcomes: Sequence[Outcome]) ->
         benign=tuple(_benign_shares(outcomes)),
         files=(),
         false_campaigns=(),
+        model_trials=(),
+        false_model_alarms=(),
         days=(),
         traces=tuple(outcomes),
     )

@@ -95,6 +95,32 @@ class FalseCampaigns(msgspec.Struct, frozen=True, kw_only=True):
     alarms: int
 
 
+class ModelTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """An attack by several keys among honest traffic (`streams.modeltrials`), at one onset and budget."""
+
+    source: str
+    victim: str
+    attack: str | None
+    onset: float
+    """Share of the honest traffic before it."""
+    budget: str
+    keys: int
+    queries_to_alarm: int | None
+    """Of the model, honest ones included, from the onset to its alarm."""
+    keys_named: int
+    attack_keys_named: int
+
+
+class FalseModelAlarms(msgspec.Struct, frozen=True, kw_only=True):
+    """Alarms of a model without an attack, at one budget."""
+
+    source: str
+    victim: str
+    budget: str
+    alarms: int
+    weeks: float
+
+
 class ReferenceNote(msgspec.Struct, frozen=True, kw_only=True):
     """What a victim was calibrated on."""
 
@@ -126,6 +152,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     benign: tuple[BenignShare, ...]
     files: tuple[FileOutcome, ...]
     false_campaigns: tuple[FalseCampaigns, ...]
+    model_trials: tuple[ModelTrial, ...]
+    false_model_alarms: tuple[FalseModelAlarms, ...]
     days: tuple[DayCount, ...]
     traces: tuple[Outcome, ...]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from streams.report import BenignShare, FileOutcome, Report
+    from streams.report import BenignShare, FileOutcome, ModelTrial, Report
 
 NEVER = Text("never", "red")
 MIN_TITLE_WIDTH = 60
@@ -47,6 +47,8 @@ def tables(report: Report) -> list[Table]:
     made.append(_attacks(report))
     if any(file.kind == "split" for file in report.files):
         made.append(_campaigns(report))
+    if report.model_trials:
+        made.append(_model_trials(report))
     return made
 
 
@@ -127,6 +129,36 @@ def _campaigns(report: Report) -> Table:
             cells = [_linked(files[budget]) for budget in BUDGETS]
             table.add_row(files["1 %"].victim, name, str(files["1 %"].keys), *cells)
     return table
+
+
+def _model_trials(report: Report) -> Table:
+    """Tell of every attack by several keys when the alarm of the model as a whole sounded."""
+    table = _table(
+        "A quarter of a model's queries is an attack: queries in all until the model's alarm",
+        *("victim", "attack", "keys", *BUDGETS, "of the keys named"),
+        left=2,
+    )
+    grouped: dict[str, dict[str, list[ModelTrial]]] = defaultdict(lambda: defaultdict(list))
+    for trial in report.model_trials:
+        grouped[trial.source][trial.budget].append(trial)
+    for source, trials in grouped.items():
+        first = trials["1 %"][0]
+        named = sum(trial.keys_named for trial in trials["1 %"])
+        guilty = sum(trial.attack_keys_named for trial in trials["1 %"])
+        cells = [_sounded(trials[budget]) for budget in BUDGETS]
+        told = f"{guilty} of {named} the attack's" if named else "-"
+        table.add_row(first.victim, first.attack or source, str(first.keys), *cells, told)
+    quiet = [f"{count.alarms} in {count.weeks:.1f} weeks" for count in report.false_model_alarms]
+    table.caption, table.caption_justify = f"Without an attack: {', '.join(quiet[:1])}.", "left"
+    return table
+
+
+def _sounded(trials: Sequence[ModelTrial]) -> Text:
+    """Write in how many trials the alarm sounded, and the median number of queries."""
+    queries = [trial.queries_to_alarm for trial in trials if trial.queries_to_alarm is not None]
+    if not queries:
+        return NEVER.copy()
+    return Text(f"{len(queries)}/{len(trials)}, {sorted(queries)[len(queries) // 2]}")
 
 
 def _grouped(files: Sequence[FileOutcome]) -> Iterator[tuple[str, dict[str, FileOutcome]]]:

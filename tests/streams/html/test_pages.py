@@ -98,7 +98,8 @@ def evaluation() -> Report:
     )  # fmt: skip
     return Report(
         mode="calibrated", versions={"modelwarden": "0"}, settings=Settings().engine, budgets={},
-        references=(), benign=benign, files=files, false_campaigns=(), days=(), traces=traces,
+        references=(), benign=benign, files=files, false_campaigns=(), model_trials=(),
+        false_model_alarms=(), days=(), traces=traces,
     )  # fmt: skip
 
 
