@@ -20,6 +20,8 @@ lint: .venv/test-installed ## Everything but the tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m sinks.schemas --check
+	$(BIN)/python -m streams.asyncapi --check
+	$(BIN)/python -m streams.settingsdoc --check
 	$(BIN)/python -m sinks.metrics --check
 
 .venv/bin/python:

@@ -23,6 +23,10 @@ SKETCH_SIZE = 32
 KEY_REFERENCE = re.compile(r"k(0|[1-9][0-9]{0,4})-([0-9a-f]{32})")
 """Form of a key reference on a topic: rotation epoch (0 to 65535), then 128 bits of an HMAC."""
 
+SYNTHETIC_EPOCH = 0xFFFF
+"""Rotation epoch of the canary's keys: watched like others, but never learned from, linked, counted as a
+hypothesis or commanded."""
+
 ABSENT = -1
 """Stands in integer columns where the event gave no value; NaN does in float columns."""
 
@@ -197,3 +201,8 @@ def concatenate(batches: Sequence[EventBatch]) -> EventBatch:
         raise ValueError("batches with different topics or names cannot be joined")
     joined: dict[str, Any] = {c: np.concatenate([getattr(b, c) for b in batches]) for c in COLUMNS}
     return replace(first, **joined)
+
+
+def is_synthetic(key: str) -> bool:
+    """Tell whether a key reference is the canary's, not a customer's."""
+    return key.startswith(f"k{SYNTHETIC_EPOCH}-")

@@ -14,7 +14,7 @@ import numpy as np
 
 from detectors.alert import LEVELS, is_budget_alert
 from detectors.arrays import ArrayFormatError, pack_arrays, unpack_arrays
-from detectors.batch import format_key_reference, parse_key_reference
+from detectors.batch import SYNTHETIC_EPOCH, format_key_reference, is_synthetic, parse_key_reference
 from detectors.budgetalert import make_budget_alert
 from detectors.campaign import CampaignDetector, make_campaign_alert, owner_ids
 from detectors.explain import make_alert
@@ -263,7 +263,7 @@ class Engine:
     def _judge(self, alert: Alert, slot: int) -> Alert:
         """Date the key, and mark a discovery: a key is one hypothesis for life, a campaign one an alert."""
         alert = msgspec.structs.replace(alert, first_time_ms=int(self._keys.slabs["first_ms"][slot]))
-        if is_budget_alert(alert):
+        if is_budget_alert(alert) or is_synthetic(alert.key):
             return alert
         e_value = alerted_e_value_log10(alert.key_p_value)
         if alert.subject != "key":
@@ -331,6 +331,9 @@ class Engine:
         watch = self._watches[model]
         current = watch.watch if isinstance(watch, Learner) else watch
         reference = None if current is None else current.reference
+        real = batch.key_epoch != SYNTHETIC_EPOCH
+        if not real.all():
+            batch, slots, owners = batch.take(real), slots[real], owners[real]
         alerts = []
         for finding in self._campaigns[model].process(batch, slots, owners, self._keys.slabs, reference):
             members = [self._key_of(slot) for slot in finding.slots.tolist()]
@@ -369,8 +372,10 @@ class Engine:
             self._second.add_model(number, reference.river)
 
     def _members(self, model: int) -> NDArray[np.int64]:
-        """Return the slots of a model's keys."""
-        return np.flatnonzero((self._keys.table.entities[:, 2] & np.uint64(0xFFFFFFFF)) == model)
+        """Return the slots of a model's keys, without the canary's."""
+        rest = self._keys.table.entities[:, 2]
+        is_real = rest >> np.uint64(32) != SYNTHETIC_EPOCH
+        return np.flatnonzero(((rest & np.uint64(0xFFFFFFFF)) == model) & is_real)
 
     def _reset_level(self, key: str, model: str | None) -> None:
         self._changes += 1

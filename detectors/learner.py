@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detectors.arrays import named
+from detectors.batch import SYNTHETIC_EPOCH
 from detectors.budget import fit_extraction
 from detectors.calibration import (
     Sample,
@@ -102,7 +103,7 @@ class Learner:
         self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs, number: NDArray[np.int64]
     ) -> Watched | None:
         """Follow at most `until_next_fit` rows; `number` counts each key's events. None while learning."""
-        self.seen += len(batch)
+        self.seen += int(np.count_nonzero(batch.key_epoch != SYNTHETIC_EPOCH))
         self._collect(batch, number)
         if self.watch is not None:
             return self.watch.process(batch, slots, slabs, number)
@@ -156,7 +157,7 @@ class Learner:
         return fit_extraction(self.event, self.sample.input_sketch, nats, mine["fresh"], mine["held"])
 
     def _collect(self, batch: EventBatch, number: NDArray[np.int64]) -> None:
-        rows = np.flatnonzero(number <= EVENTS_OF_KEY)
+        rows = np.flatnonzero((number <= EVENTS_OF_KEY) & (batch.key_epoch != SYNTHETIC_EPOCH))
         if not len(rows):
             return
         fresh = sample_rows(batch, rows)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from detectors.batch import is_synthetic
 from sinks.metrics import catalogue
 from sinks.metrics.instruments import Instruments
-from sinks.serving.keyref import is_synthetic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,10 +59,11 @@ class Metrics:
         """Time a snapshot, from its capture until it is stored."""
         return self.instruments.time(catalogue.SNAPSHOT_SECONDS)
 
-    def measure(self, *, keys: int, state_bytes: int, lags: Iterable[Lag]) -> None:
+    def measure(self, *, keys: int, state_bytes: int, snapshot_age_s: float, lags: Iterable[Lag]) -> None:
         """Set the gauges; partitions that are not among `lags` are another worker's now."""
         self.instruments.set(catalogue.KEYS_TRACKED, keys)
         self.instruments.set(catalogue.STATE_BYTES, state_bytes)
+        self.instruments.set(catalogue.SNAPSHOT_AGE, snapshot_age_s)
         self.instruments.clear(catalogue.CONSUMER_LAG)
         for lag in lags:
             self.instruments.set(

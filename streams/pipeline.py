@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from detectors.arrays import ArrayFormatError
+from detectors.batch import is_synthetic
 from detectors.engine import Engine, StateError
 from detectors.reference import ModelReference
 from sinks.policy import PolicyEngine, PolicyStateError
@@ -110,7 +111,7 @@ class Pipeline:
     def process_batch(self, batch: EventBatch) -> Outputs:
         """Process events that are columns already."""
         alerts = self.engine.process(batch)
-        decided = [self._policy.decide(alert) for alert in alerts]
+        decided = [self._policy.decide(alert) for alert in alerts if not is_synthetic(alert.key)]
         decisions = [decision for decision in decided if decision is not None]
         return Outputs(alerts, decisions, _commands(decisions), events=len(batch))
 

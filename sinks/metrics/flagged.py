@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from detectors.alert import LEVELS, is_budget_alert
+from detectors.batch import is_synthetic
 from sinks.metrics import catalogue
-from sinks.serving.keyref import is_synthetic
 
 if TYPE_CHECKING:
     from collections.abc import Callable

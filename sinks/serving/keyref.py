@@ -8,14 +8,6 @@ MIN_SECRET_BYTES = 32
 MAX_EPOCH = 0xFFFD
 LOAD_TEST_EPOCH = 0xFFFE
 """Of keys that a load test makes up: detected like others, silenced by their prefix `k65534-`."""
-SYNTHETIC_EPOCH = 0xFFFF
-"""Of the canary's keys (`modelwarden canary`): detected, but never learned from, counted or commanded."""
-_SYNTHETIC_PREFIX = f"k{SYNTHETIC_EPOCH}-"
-
-
-def is_synthetic(key: str) -> bool:
-    """Tell whether a key reference is the canary's, not a customer's."""
-    return key.startswith(_SYNTHETIC_PREFIX)
 
 
 def key_reference(api_key: str | bytes, secret: bytes, epoch: int = 0) -> str:

@@ -43,6 +43,8 @@ NOUNS = {
         "doctor": "Check everything that a worker needs, and say what to do.",
         "metrics": "List every metric and what it tells.",
         "grafana": "Put dashboards and alert rules on a Grafana server; silence alerts.",
+        "annotate": "Mark alerts, commands and policy changes on Grafana's dashboards.",
+        "canary": "Attack models with a synthetic key, and see that it is caught.",
     },
     "Look closer": {
         "top": "Watch keys, alerts and commands as they come.",
