@@ -112,6 +112,12 @@ class Deployment:
         path = self.folder / f"{name}.log"
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
+    def metrics(self, name: str) -> str:
+        """Return what a process tells Prometheus."""
+        with urlopen(f"http://127.0.0.1:{self.ports[name]}/metrics", timeout=10) as answer:
+            text: str = answer.read().decode()
+        return text
+
     def _prepare(self) -> None:
         from streams.live.traffic import learn_reference  # noqa: PLC0415 - numba takes seconds to load
 
