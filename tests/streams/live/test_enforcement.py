@@ -117,7 +117,7 @@ def check_latency(case: Case) -> None:
 
 
 def check_undo(case: Case) -> None:
-    """A person says honest: the key works again, at the provider too, and stays so under the same evidence."""
+    """A person says honest: the key works again, at the provider too, and stays so on the same evidence."""
     client = next(one for one in case.attackers if one.name == "jacobian")
     case.deployment.wait(lambda: client.reference in case.revoked(), "a revocation at the provider")
     alerts = [alert for alert in case.decoded("alerts", Alert) if alert.key == client.reference]
