@@ -244,6 +244,8 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     severity: Literal["page", "ticket", "info"]
     partition: Count
     sentence: str
+    cause: Literal["keys", "tenants", "traffic_share"] | None = None
+    """Of a breaker that tripped: the limit."""
     decision_id: HexId | None = None
 
 
@@ -260,6 +262,7 @@ Reason = Literal[
     "not_finite",
     "time_ahead",
     "time_absurd",
+    "signature",
 ]
 """Why a message was refused; a metric's label, so the list is short and closed."""
 
