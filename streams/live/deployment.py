@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PARTITIONS = 4
+_MAIN = "from streams.cli import main; main()"
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
 
@@ -99,7 +100,7 @@ class Deployment:
             "MODELWARDEN_CONSUMER_GROUP": f"{self.prefix}worker",
             "MODELWARDEN_SIGNING_KEY_FILE": str(self.folder / "signing.pem"),
             "MODELWARDEN_REFERENCES_PATH": str(self.folder / "digits.reference"),
-            "MODELWARDEN_POLICY_FILE": str(self.folder / "policy.yaml"),
+            "MODELWARDEN_POLICY_FILE": str(files("streams.live").joinpath("policy")),
             "MODELWARDEN_SNAPSHOT_INTERVAL_S": "1",
         }
 
@@ -111,6 +112,20 @@ class Deployment:
         """Return what a process has logged."""
         path = self.folder / f"{name}.log"
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+    def command(self, *words: str) -> str:
+        """Run the command line as a person would, and return what it prints. Raises LiveError."""
+        done = subprocess.run(  # noqa: S603 - our own program, no shell
+            [sys.executable, "-c", _MAIN, *words],
+            env=_inherited() | self.environ,
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            check=False,
+        )
+        if done.returncode:
+            raise LiveError(f"modelwarden {words[0]}", done.stderr.strip(), f"Look into {self.folder}")
+        return done.stdout
 
     def metrics(self, name: str) -> str:
         """Return what a process tells Prometheus."""
@@ -125,8 +140,6 @@ class Deployment:
         (self.folder / "digits.reference").write_bytes(learn_reference().dump())
         generate_key(self.folder / "signing.pem")
         (self.folder / "key-secret").write_text(self._secret)
-        policy = files("streams.live").joinpath("policy.yaml").read_bytes()
-        (self.folder / "policy.yaml").write_bytes(policy)
         (self.folder / "serving.yaml").write_text(
             f"model: digits\nkafka: {self.kafka}\ntopic_prefix: {self.prefix}\n"
             f"key_secret_file: {self.folder / 'key-secret'}\n"
@@ -161,7 +174,7 @@ class Deployment:
         self.wait(lambda: "worker_ready" in self.log("worker"), "a ready worker")
 
     def _run(self, name: str, *words: str, **environ: str) -> None:
-        self._spawn(name, "-c", "from streams.cli import main; main()", *words, **environ)
+        self._spawn(name, "-c", _MAIN, *words, **environ)
 
     def _spawn(self, name: str, *arguments: str, **environ: str) -> None:
         """Start a Python program in the background, its output in a log of its own."""

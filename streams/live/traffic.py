@@ -6,6 +6,7 @@ on the first 900; everybody here asks with the others.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +115,9 @@ def _jacobian(images: Image, draw: np.random.Generator) -> Questions:
         for image in fresh:
             label = yield image
             labels.append(0 if label is None else label)
-        copy = LogisticRegression(max_iter=50).fit(np.array(asked), labels)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a rough copy is enough to point the way
+            copy = LogisticRegression(max_iter=50).fit(np.array(asked), labels)
         fresh = [_augment(copy, image, draw) for image in asked]
         asked = asked + fresh
 
