@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
     from sinks.policyfile import Policy
     from streams.faustbatch import Chunk
+    from streams.partitionstate import Step
     from streams.pipeline import Pipeline
-    from streams.state import Step
 
 SESSION_TIMEOUT_S = 6.0
 """The shortest that Kafka allows by default: after a kill, partitions wait this long for another worker."""
@@ -52,6 +52,8 @@ STATIC_SESSION_TIMEOUT_S = 30.0
 """For a worker with an instance id, which needs no wait when it comes back: time to start again in."""
 HEARTBEAT_S = 1.0
 COMMIT_INTERVAL_S = 1.0
+SNAPSHOT_INTERVALS_S, BIG_STATE_BYTES = (10.0, 30.0), 256 * 1024 * 1024
+"""Unless set: the longer one for a state that takes seconds to store."""
 QUEUED_CHUNKS = 32
 FETCH_BYTES = 4 * 1024 * 1024
 WARM_UP_MS = 1_700_000_000_000
@@ -178,8 +180,15 @@ class WorkerApp(faust.App):
         while not self.should_stop:
             partitions = sorted(self.fences.partitions) or [-1]
             for partition in partitions:
-                await self.sleep(self.worker_settings.snapshot_interval_s / len(partitions))
+                await self.sleep(self._snapshot_interval_s() / len(partitions))
                 await self._snapshot(partition)
+
+    def _snapshot_interval_s(self) -> float:
+        if self.worker_settings.snapshot_interval_s is not None:
+            return self.worker_settings.snapshot_interval_s
+        states = self.fences.partitions.values()
+        is_big = sum(state.pipeline.engine.state_bytes for state in states) > BIG_STATE_BYTES
+        return SNAPSHOT_INTERVALS_S[is_big]
 
     async def _snapshot(self, partition: int | None = None) -> None:
         """Store a partition, or all."""

@@ -59,10 +59,11 @@ class Metrics:
         """Time a snapshot, from its capture until it is stored."""
         return self.instruments.time(catalogue.SNAPSHOT_SECONDS)
 
-    def measure(self, *, keys: int, state_bytes: int, lags: Iterable[Lag]) -> None:
+    def measure(self, *, keys: int, state_bytes: int, snapshot_age_s: float, lags: Iterable[Lag]) -> None:
         """Set the gauges; partitions that are not among `lags` are another worker's now."""
         self.instruments.set(catalogue.KEYS_TRACKED, keys)
         self.instruments.set(catalogue.STATE_BYTES, state_bytes)
+        self.instruments.set(catalogue.SNAPSHOT_AGE, snapshot_age_s)
         self.instruments.clear(catalogue.CONSUMER_LAG)
         for lag in lags:
             self.instruments.set(

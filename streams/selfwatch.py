@@ -85,6 +85,7 @@ class SelfWatch:
         self._app.metrics.measure(
             keys=sum(engine.key_count for engine in engines),
             state_bytes=sum(engine.state_bytes for engine in engines),
+            snapshot_age_s=self._app.fences.snapshot_age_s(),
             lags=lags,
         )
 

@@ -114,8 +114,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     references_path: Path | None = None
     """References by model: a file or a folder of them. None: every model learns from its own traffic."""
     engine: EngineSettings = EngineSettings()
-    snapshot_interval_s: Positive = 10.0
-    """So often the state is stored; after a crash, at most so much is read again."""
+    snapshot_interval_s: Positive | None = None
+    """So often the state is stored; after a crash, at most so much is read again. None: 10, or 30 while the
+    worker's state takes more than 256 MB."""
     max_message_bytes: Annotated[int, Meta(ge=1024)] = 1_048_576
     """A larger message is dead-lettered undecoded."""
     max_ahead_s: Positive = 3600.0

@@ -18,7 +18,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -28,24 +28,22 @@ from sinks.policyfile import load_policy
 from streams.errors import PolicyError, StateVersionError
 from streams.metrics import Lag
 from streams.outputs import list_outputs
+from streams.partitionstate import PartitionState
 from streams.recovery import log_bounds
 from streams.snapshot import Shelf, SnapshotMeta, next_generation
 from streams.statestore import take_dump
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from sinks.policyfile import Policy
-    from streams.bus.base import Message
     from streams.faustbatch import Chunk
     from streams.metrics import Metrics
     from streams.outputs import Output, OutputWriter
-    from streams.pipeline import Outputs, Pipeline
+    from streams.partitionstate import Step
+    from streams.pipeline import Pipeline
     from streams.settings import Settings
     from streams.statestore import Dump, Found, StateStore
-
-    Step = Callable[[Pipeline, Sequence[Message]], Iterable[Outputs]]
-    """Takes a pipeline and messages that are not in it yet; gives the outputs."""
 
 MAX_CHUNK = 4096
 MAX_CHUNK_BYTES = 1024 * 1024
@@ -53,41 +51,6 @@ MAX_CHUNK_BYTES = 1024 * 1024
 not held up. A micro-batch of thousands of events is one record."""
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class PartitionState:
-    """The pipeline of one source partition and how far it is."""
-
-    partition: int
-    pipeline: Pipeline
-    policy: Policy
-    """In force in the pipeline."""
-    shelf: Shelf
-    """Where this generation's snapshots stand."""
-    next_policy: Policy | None = None
-    """Takes its place with the next snapshot."""
-    waiting: list[tuple[Chunk, Step]] = field(default_factory=list)
-    """Chunks that are applied with the next snapshot."""
-    fences: dict[str, int] = field(default_factory=dict)
-    """By source topic: offset of the last record in the pipeline."""
-    durable: dict[str, int] = field(default_factory=dict)
-    """The same for the newest durable snapshot."""
-    whole: bool = True
-    """False while a chunk is half applied, and for ever if that failed: such a state is never stored."""
-    changed: bool = False
-    unstored: list[asyncio.Future[Any]] = field(default_factory=list)
-    """Outputs made since the last snapshot."""
-    replay_end: int | None = None
-    """Where the events ended when the state was restored; outputs of events before that may stand on the
-    topics already. None once all of those have been made again."""
-    oldest: dict[str, int] = field(default_factory=dict)
-    """By source topic: the oldest offset that was there when the state was restored."""
-    found: Found | None = None
-    """What earlier generations left on the topics, until it is removed."""
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while a chunk is applied, while a snapshot is captured, and until it is durable if it turns."""
-    snapshot_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class FencedState:
@@ -202,7 +165,8 @@ class FencedState:
             self._metrics.count(outputs)
             yield list(list_outputs(outputs))
         state.fences[chunk.tp.topic] = chunk.last
-        state.changed = state.whole = True
+        state.whole = True
+        state.note_change()
 
     def _settle(self, state: PartitionState) -> None:
         if state.replay_end is not None and (
@@ -218,7 +182,8 @@ class FencedState:
             return None
         if state.next_policy is not None:
             state.pipeline.set_policy(state.next_policy)
-            state.policy, state.next_policy, state.changed = state.next_policy, None, True
+            state.policy, state.next_policy = state.next_policy, None
+            state.note_change()
             _log.info(
                 "policy_in_force",
                 partition=state.partition,
@@ -274,6 +239,7 @@ class FencedState:
         with self._metrics.time_snapshot():
             await self._store.write(state.partition, state.shelf, dump, meta, outputs)
         state.durable = meta.fences
+        del state.undurable_since_s[:1]
         if state.found is not None and state.shelf.number > 1:
             found, state.found = state.found, None
             await self._store.remove(state.partition, found)
@@ -369,6 +335,11 @@ class FencedState:
                     read = state.fences.get(topic, state.oldest[topic] - 1) + 1
                     name = topic.removeprefix(self._settings.topic_prefix)
                     yield Lag(name, state.partition, max(known - read, 0))
+
+    def snapshot_age_s(self) -> float:
+        """Return the age of the oldest change that is not durable: what a crash would make others replay."""
+        since = [s.undurable_since_s[0] for s in self.partitions.values() if s.undurable_since_s]
+        return monotonic() - min(since) if since else 0.0
 
     def _check_fences(self, state: PartitionState, bounds: Mapping[tuple[str, int], tuple[int, int]]) -> None:
         for topic, fence in state.fences.items():

@@ -3,9 +3,9 @@
 python tests/bench/state_restart.py [--keys 1000000] [--partitions 8] [--rate 20000]
 
 Fills pipelines with keys of a heavy tail (Zipf 1.2, each at least once), stores a first, whole snapshot;
-then for three intervals of 30 s of traffic at the given rate, stores what changed; then gives the partitions
-to a fresh worker; measures until it has restored all and processed an event of each. CPU-seconds are of the
-worker's process, all threads. "Longest stall" is the longest that the event loop did not turn meanwhile.
+then for three intervals of 30 s of traffic at the given rate, stores what changed; then gives the
+partitions to a fresh worker and measures until it has restored all and processed an event of each.
+CPU-seconds are of the process, all threads. "Longest stall": that the event loop did not turn meanwhile.
 """
 
 from __future__ import annotations

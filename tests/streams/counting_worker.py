@@ -35,7 +35,7 @@ EVERY = 10
 PAUSE_S = float(os.environ.get("PAUSE_S", "0"))
 BUCKETS = 4
 """Parts that the state is dumped in."""
-PADDING = b" " * (3 * PIECE_BYTES // 2)
+PADDING = b" " * int(os.environ.get("PADDING_BYTES", 3 * PIECE_BYTES // 2))
 """Makes two pieces of every part, so that kills fall between the pieces."""
 
 

@@ -1,0 +1,263 @@
+"""A soak: one real worker under an even load, for minutes to days.
+
+python tests/bench/soak.py [--minutes 10] [--load 0.7]
+
+Finds the rate at which the worker uses `--load` of a core (or the most that one sender gives, and says so),
+keeps to it, and looks every few seconds at memory and lag. The first fifth is warm-up. The verdict: memory at
+the end within 5 % of that after warm-up, lag never above 10 s of events, every event processed. Exit code 0
+if all is so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+from uuid import uuid4
+from zlib import crc32
+
+from aiokafka import AIOKafkaProducer
+from prometheus_client.parser import text_string_to_metric_families
+
+import streams.samples
+from streams.bus.kafka import KafkaBus
+from streams.localkafka import LocalKafka, free_port
+from streams.samples import load_sample
+from streams.simulate import Plan, Simulation
+from streams.topics import create_topics
+
+PARTITIONS = 4
+LOOK_S = 5.0
+TUNE_S = 10.0
+FIRST_RATE, MOST_RATE = 2_000, 60_000
+BATCH_EVENTS, EVENTS = 200, 200_000
+BARS = {"memory_ratio": 0.05, "lag_s": 10.0}
+REFERENCES = Path(str(streams.samples.__file__)).parent
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the worker."""
+
+    at_s: float
+    cpu_s: float
+    resident_bytes: int
+    events: int
+    sent: int
+
+    @property
+    def lag(self) -> int:
+        """Events on the topic that are not in the state."""
+        return max(self.sent - self.events, 0)
+
+
+class Soak:
+    """One worker, one sender, one topic."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        self._prefix = f"soak-{uuid4().hex[:8]}."
+        self._rate_file = folder / "rate"
+        self._metrics_port = free_port()
+        create_topics(address, prefix=self._prefix, partitions=PARTITIONS)
+        self._bus = KafkaBus(address, timeout_s=60)
+        environ = os.environ | {
+            "MODELWARDEN_KAFKA": address,
+            "MODELWARDEN_TOPIC_PREFIX": self._prefix,
+            "MODELWARDEN_CONSUMER_GROUP": f"{self._prefix}group",
+            "MODELWARDEN_REFERENCES_PATH": str(REFERENCES),
+            "MODELWARDEN_METRICS__ENABLED": "true",
+            "MODELWARDEN_METRICS__PORT": str(self._metrics_port),
+        }
+        self.set_rate(0)
+        self._log = folder / "worker.log"
+        with self._log.open("wb") as log:
+            self.worker = subprocess.Popen(
+                [sys.executable, "-c", "from streams.cli import main; main()", "worker"],
+                env=environ,
+                stdout=log,
+                stderr=log,
+            )
+        sender = [sys.executable, __file__, "--send", address, f"{self._prefix}events", str(self._rate_file)]
+        self._sender = subprocess.Popen(sender)
+
+    def set_rate(self, events_per_s: float) -> None:
+        """Tell the sender how fast to send."""
+        self._rate_file.with_suffix(".new").write_text(str(events_per_s), encoding="ascii")
+        self._rate_file.with_suffix(".new").rename(self._rate_file)
+
+    def look(self) -> Look:
+        """Measure the worker now. Raises RuntimeError if it has ended."""
+        if self.worker.poll() is not None:
+            tail = self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
+            raise RuntimeError(f"the worker ended with code {self.worker.returncode}: {tail}")
+        fields = Path(f"/proc/{self.worker.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        cpu_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        pages = int(Path(f"/proc/{self.worker.pid}/statm").read_text(encoding="ascii").split()[1])
+        sums = {"modelwarden_events_total": 0.0, "modelwarden_rejections_total": 0.0}
+        with contextlib.suppress(OSError):
+            text = urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=10).read().decode()
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples:
+                    if sample.name in sums:
+                        sums[sample.name] += sample.value
+        sent = sum(self._bus.end_offsets(f"{self._prefix}events").values())
+        processed = int(sum(sums.values()))
+        return Look(time.monotonic(), cpu_s, pages * os.sysconf("SC_PAGE_SIZE"), processed, sent)
+
+    def close(self) -> int:
+        """Stop everything; return the worker's exit code."""
+        self._sender.send_signal(signal.SIGTERM)
+        self._sender.wait(30)
+        self.worker.send_signal(signal.SIGTERM)
+        self._bus.close()
+        return self.worker.wait(120)
+
+
+def tune(soak: Soak, load: float) -> float:
+    """Find the rate at which the worker uses so much of a core, and set it."""
+    soak.set_rate(FIRST_RATE)
+    while soak.look().events == 0:
+        time.sleep(1)
+    rate = float(FIRST_RATE)
+    for _ in range(6):
+        before = soak.look()
+        time.sleep(TUNE_S)
+        after = soak.look()
+        used = (after.cpu_s - before.cpu_s) / (after.at_s - before.at_s)
+        done = (after.events - before.events) / (after.at_s - before.at_s)
+        print(
+            f"  tuning: {done:,.0f} events/s use {100 * used:.0f} % of a core, lag {after.lag:,}", flush=True
+        )
+        if abs(used - load) < 0.05:
+            break
+        rate = min(rate * min(load / max(used, 0.05), 3.0), MOST_RATE)
+        soak.set_rate(rate)
+    return rate
+
+
+def judge(looks: list[Look], rate: float) -> list[str]:
+    """Return what is not as it must be."""
+    tenth = max(len(looks) // 10, 1)
+    first = statistics.median(look.resident_bytes for look in looks[:tenth])
+    last = statistics.median(look.resident_bytes for look in looks[-tenth:])
+    grown, most_lag = last / first - 1, max(look.lag for look in looks)
+    print(
+        f"memory {first / 1e6:,.0f} MB after warm-up, {last / 1e6:,.0f} MB at the end ({100 * grown:+.1f} %)"
+    )
+    print(f"largest lag {most_lag:,} events ({most_lag / rate:.1f} s)")
+    wrong = []
+    if grown > BARS["memory_ratio"]:
+        wrong.append(f"memory grew by {100 * grown:.1f} %")
+    if most_lag > BARS["lag_s"] * rate:
+        wrong.append(f"the lag reached {most_lag / rate:.1f} s of events")
+    return wrong
+
+
+def run(soak: Soak, minutes: float, load: float) -> list[str]:
+    """Load the worker and look; return what is wrong."""
+    rate = tune(soak, load)
+    begin, looks = time.monotonic(), [soak.look()]
+    while time.monotonic() - begin < 60 * minutes:
+        time.sleep(LOOK_S)
+        looks.append(soak.look())
+        span = looks[-1].at_s - looks[-2].at_s
+        now, before = looks[-1], looks[-2]
+        print(
+            f"  {(now.at_s - begin) / 60:5.1f} min: {(now.events - before.events) / span:9,.0f} events/s, "
+            f"{100 * (now.cpu_s - before.cpu_s) / span:4.0f} % of a core, "
+            f"{now.resident_bytes / 1e6:7,.0f} MB, lag {now.lag:7,}",
+            flush=True,
+        )
+    soak.set_rate(0)
+    deadline = time.monotonic() + 120
+    while (end := soak.look()).lag and time.monotonic() < deadline:
+        time.sleep(1)
+    span, events = looks[-1].at_s - looks[0].at_s, looks[-1].events - looks[0].events
+    used = (looks[-1].cpu_s - looks[0].cpu_s) / span
+    print(f"{events:,} events in {span / 60:.1f} min, {events / span:,.0f} a second")
+    print(f"{100 * used:.0f} % of a core")
+    wrong = judge(looks[len(looks) // 5 :], rate)
+    if end.events != end.sent:
+        wrong.append(f"{end.sent} events were sent, {end.events} processed")
+    return wrong
+
+
+async def send(address: str, topic: str, rate_file: Path) -> None:
+    """Send simulated events at the rate that the file says, round and round, for ever."""
+    feeds = [itertools.cycle(batches) for batches in encoded_batches()]
+    producer = AIOKafkaProducer(bootstrap_servers=address, acks=1)
+    await producer.start()
+    due, ticked = 0.0, time.monotonic()
+    while True:
+        now = time.monotonic()
+        rate = float(await asyncio.to_thread(rate_file.read_text, encoding="ascii"))
+        due = min(due + rate * (now - ticked), float(MOST_RATE))
+        ticked = now
+        while due >= BATCH_EVENTS:
+            for partition, feed in enumerate(feeds):
+                batch = producer.create_batch()
+                events = next(feed)
+                for key, value in events:
+                    batch.append(key=key, value=value, timestamp=None)
+                batch.close()
+                await producer.send_batch(batch, topic, partition=partition)
+                due -= len(events)
+        await asyncio.sleep(0.02)
+
+
+def encoded_batches() -> list[list[list[tuple[bytes, bytes]]]]:
+    """Return, by partition, batches of the same simulated events of benign keys."""
+    by_partition: list[list[tuple[bytes, bytes]]] = [[] for _ in range(PARTITIONS)]
+    for key, value in Simulation(Plan(events=EVENTS, attacks=()), load_sample()).events():
+        by_partition[crc32(key.encode()) % PARTITIONS].append((key.encode(), value))
+    return [
+        [events[start : start + BATCH_EVENTS] for start in range(0, len(events), BATCH_EVENTS)]
+        for events in by_partition
+    ]
+
+
+def parse() -> Any:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--load", type=float, default=0.7, help="of one core")
+    parser.add_argument("--send", nargs=3, metavar=("ADDRESS", "TOPIC", "RATE_FILE"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run on a broker of its own, or on the one in MODELWARDEN_KAFKA."""
+    chosen = parse()
+    if chosen.send:
+        address, topic, rate_file = chosen.send
+        asyncio.run(send(address, topic, Path(rate_file)))
+    with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
+        node = LocalKafka(Path(scratch) / "kafka") if "MODELWARDEN_KAFKA" not in os.environ else None
+        address = os.environ["MODELWARDEN_KAFKA"] if node is None else node.start()
+        soak = Soak(address, Path(scratch))
+        try:
+            wrong = run(soak, chosen.minutes, chosen.load)
+        finally:
+            code = soak.close()
+            if node is not None:
+                node.stop()
+    wrong += [f"the worker ended with code {code}"] if code else []
+    print("NOT MET: " + "; ".join(wrong) if wrong else "met: memory flat, lag bounded, no event dropped")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
