@@ -18,12 +18,10 @@ if TYPE_CHECKING:
     from detectors.alert import Family
     from detectors.batch import EventBatch
     from detectors.reference import EventReference
+    from detectors.slabs import Slabs as Slabs  # noqa: PLC0414 - for the signals to import
 
 Array = NDArray[Any]
 """An array whose dtype and shape the docstring says; kernels use it."""
-
-Slabs = dict[str, NDArray[Any]]
-"""Per-key state as arrays, first axis the slot; zero means fresh."""
 
 Fields = Mapping[str, tuple[str, tuple[int, ...]]]
 """Per-key state of a signal: field name to (dtype, shape without the slot axis). All zero for a fresh key."""

@@ -7,7 +7,7 @@ events), so that one busy key, or one attacker among them, cannot define what is
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -217,7 +217,7 @@ def fit_events(sample: Sample, trim_ratio: float = TRIM_RATIO) -> EventReference
     return replace(draft, distance_table=tables[0], embedding_table=tables[1], overall_table=tables[2])
 
 
-def fit_spread(slabs: Slabs, contamination_ratio: float = 0.0) -> Spread:
+def fit_spread(slabs: Mapping[str, NDArray[Any]], contamination_ratio: float = 0.0) -> Spread:
     """Learn the random-effects model from the keys' lifetime moments (slabs of `detectors.track`).
 
     The variance between keys is the method of moments of DerSimonian and Laird (Controlled Clinical Trials,

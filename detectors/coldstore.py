@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detectors.keytable import NO_SLOT, KeyTable, memory_estimate_bytes
-from detectors.slabs import grow_array
+from detectors.memory import reserve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,7 @@ class ColdStore:
         if dtype.itemsize > largest:
             raise ValueError(f"a cold summary of {dtype.itemsize} bytes is above the limit of {largest}")
         self._table = KeyTable(capacity)
-        self._rows = np.zeros(0, dtype)
+        self._rows = reserve((capacity,), dtype)
 
     def __len__(self) -> int:
         """Count the summaries held."""
@@ -66,7 +66,6 @@ class ColdStore:
         for start in range(0, len(entities), self._table.capacity):
             cut = slice(start, start + self._table.capacity)
             slots = places[cut] = self._table.lookup_entities(entities[cut], last_ms[cut]).slots
-            self._rows = grow_array(self._rows, len(self._table), self._table.capacity)
             self._rows[slots] = rows[cut]
         return places
 
@@ -80,13 +79,14 @@ class ColdStore:
 
     def dump(self) -> dict[str, Array]:
         """Return the state as arrays of plain dtypes: the table's, and `rows`, uint8 (n, itemsize)."""
-        return self._table.dump() | self.rows(slice(None))
+        return self._table.dump() | self.export(np.arange(len(self)))
 
-    def rows(self, cut: slice) -> dict[str, Array]:
+    def export(self, places: NDArray[np.int64]) -> dict[str, Array]:
         """Return what is kept at some places: `entities`, `last_ms` and `rows`."""
-        rows = self._rows[: len(self)][cut]
-        width = rows.dtype.itemsize
-        return self._table.rows(cut) | {"rows": rows.view(np.uint8).reshape(len(rows), width).copy()}
+        rows = self._rows[places]
+        return self._table.rows(places) | {
+            "rows": rows.view(np.uint8).reshape(len(rows), rows.dtype.itemsize)
+        }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """Replace the state by a dump.
@@ -100,4 +100,4 @@ class ColdStore:
         if rows.dtype != np.uint8 or rows.shape != (len(arrays["entities"]), self._rows.dtype.itemsize):
             raise ValueError("the dump's cold summaries have another layout than this version's")
         self._table.restore(arrays)
-        self._rows = np.ascontiguousarray(rows).reshape(-1).view(self._rows.dtype).copy()
+        self._rows[: len(rows)] = np.ascontiguousarray(rows).reshape(-1).view(self._rows.dtype)

@@ -19,7 +19,7 @@ from detectors.budgetalert import make_budget_alert
 from detectors.campaign import CampaignDetector, make_campaign_alert, owner_ids
 from detectors.explain import make_alert
 from detectors.falsediscovery import OnlineFalseDiscovery, alerted_e_value_log10
-from detectors.keystate import KeyState
+from detectors.keystate import KEY_LAYOUT, KeyState
 from detectors.keysummary import KeySummary
 from detectors.keytable import NO_SLOT, pack_entities, unpack_entity
 from detectors.learner import Learner
@@ -73,7 +73,7 @@ class Engine:
         self._alarms: list[ModelAlarm] = []
         self._keys = KeyState(self._settings.hot_keys, self._settings.cold_keys)
         self._writer = PartWriter(STATE_VERSION)
-        self._changes = 0
+        self._changes = self._writes = 0
         self._second = SecondOpinion(self._settings.promoted_keys)
         self._discovery = OnlineFalseDiscovery(self._settings.false_discovery_ratio)
         self._forgiven: set[tuple[str, str | None]] = set()
@@ -154,11 +154,13 @@ class Engine:
             If the engine was used between two parts.
         """
         changes = self._changes
-        for name, part in self._write(self._writer, changed_only=changed_only):
+        number = self._writes + 1
+        for name, part in self._write(self._writer, number, changed_only=changed_only):
             if self._changes != changes:
                 raise RuntimeError("the engine was used while its state was written: hold a lock meanwhile")
             yield name, part
-        self._keys.clean()
+        self._writes = number
+        self._keys.clean(number, changed_only=changed_only)
 
     @property
     def part_names(self) -> frozenset[str]:
@@ -182,11 +184,10 @@ class Engine:
         except (ArrayFormatError, ValueError, KeyError, TypeError) as error:
             self._clear()
             raise _cannot_restore(error) from error
-        self._keys.clean()
 
     def dump(self) -> bytes:
         """Return the whole state as bytes, self-describing and versioned: all parts in one."""
-        return msgspec.msgpack.encode(dict(self._write(PartWriter(STATE_VERSION), changed_only=False)))
+        return msgspec.msgpack.encode(dict(self._write(PartWriter(STATE_VERSION), 0, changed_only=False)))
 
     def restore(self, blob: bytes) -> None:
         """Replace the state by a `dump`, as `restore_parts` does.
@@ -203,16 +204,18 @@ class Engine:
             raise _cannot_restore(error) from error
         self.restore_parts(parts)
 
-    def _write(self, writer: PartWriter, *, changed_only: bool) -> Iterator[tuple[str, bytes]]:
+    def _write(self, writer: PartWriter, number: int, *, changed_only: bool) -> Iterator[tuple[str, bytes]]:
         meta = {
+            "number": number,
+            "layout": KEY_LAYOUT,
             "statistics": STATISTIC_NAMES,
             "models": self._models,
             "evictions": self._keys.evictions,
             "false_discovery": self._discovery.dump(),
             "forgiven": sorted(self._forgiven, key=str),
         }
-        keys = self._keys.parts(changed_only=changed_only)
-        return writer.write(keys, self._blobs(), meta, changed_only=changed_only)
+        keys, replaced = self._keys.parts(number, changed_only=changed_only), self._keys.replaced(number)
+        return writer.write(keys, self._blobs(), meta, changed_only=changed_only, replaced=replaced)
 
     def _blobs(self) -> Iterator[tuple[str, bytes]]:
         """Yield what is not kept by key."""
@@ -226,8 +229,9 @@ class Engine:
     def _read(
         self, arrays: Mapping[str, Mapping[str, Array]], blobs: Mapping[str, bytes], meta: Mapping[str, Any]
     ) -> None:
-        if tuple(meta["statistics"]) != STATISTIC_NAMES:
+        if tuple(meta["statistics"]) != STATISTIC_NAMES or meta["layout"] != KEY_LAYOUT:
             raise ArrayFormatError("it holds other statistics than this version's")
+        self._writes = int(meta["number"])
         self._keys.restore(arrays, meta["evictions"])
         for number, model in enumerate(meta["models"]):
             self._add_model(model)

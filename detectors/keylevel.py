@@ -9,12 +9,10 @@ lifetime: empirical among the keys known, an exponential tail (marked as extrapo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
-
-from detectors.search import count_below
 
 if TYPE_CHECKING:
     from detectors.base import Array
@@ -46,16 +44,35 @@ def tail(z: float, knots: Array, surprise: Array, slope: float) -> float:
 @njit(cache=True, nogil=True)
 def read_tail(z: Array, knots: Array, surprise: Array, slope: float, out: Array) -> None:
     """Do as `tail` does for many values (n,)."""
-    slopes = np.empty_like(knots)
-    for k in range(len(knots) - 1):
-        slopes[k] = (surprise[k + 1] - surprise[k]) / (knots[k + 1] - knots[k])
-    slopes[-1] = slope
-    below = np.empty(len(z), np.uint32)
-    count_below(z, knots, below)
+    floor, slopes = _prepare(knots.reshape(1, -1), surprise.reshape(1, -1), np.array([slope], np.float32))
     for i in range(len(z)):
-        low = max(below[i], np.uint32(1)) - np.uint32(1)
-        value = surprise[low] + (z[i] - knots[low]) * slopes[low]
-        out[i] = value if below[i] > 0 else np.float32(0)
+        out[i] = _read(z[i], knots, surprise, slopes[0]) if z[i] > floor[0] else np.float32(0)
+
+
+@njit(cache=True, nogil=True)
+def _prepare(knots: Array, surprise: Array, slope: Array) -> tuple[Array, Array]:
+    """Return of each tail (rows, K) the largest value that says nothing, and the slopes behind the knots."""
+    floor, slopes = knots[:, 0].copy(), np.empty_like(knots)
+    for row in range(len(knots)):
+        for k in range(knots.shape[1] - 1):
+            step = knots[row, k + 1] - knots[row, k]
+            slopes[row, k] = (surprise[row, k + 1] - surprise[row, k]) / step
+        slopes[row, -1] = slope[row]
+        for k in range(knots.shape[1]):
+            if surprise[row, k] != 0:
+                break
+            floor[row] = knots[row, k]
+    return floor, slopes
+
+
+@njit(cache=True, nogil=True)
+def _read(z: float, knots: Array, surprise: Array, slopes: Array) -> Any:
+    """Read a tail at a value above its first knot."""
+    below = 0
+    for k in range(len(knots)):
+        below += knots[k] < z
+    low = below - 1
+    return np.float32(surprise[low] + (z - knots[low]) * slopes[low])
 
 
 @njit(cache=True, nogil=True)
@@ -70,22 +87,23 @@ def surprises(
     largest over groups, whose tables already stand for their shares of the budget.
     """
     statistics = z.shape[1]
-    groups = len(knots) - statistics
-    largest = np.zeros((groups, len(z)), np.float32)
-    value = np.empty(len(z), np.float32)
-    by_family[:] = 0
-    for s in range(statistics):
-        read_tail(z[:, s].copy(), knots[s], table[s], slope[s], value)
-        for i in range(len(z)):
-            by_statistic[i, s] = value[i]
-            by_family[i, family_of[s]] = max(by_family[i, family_of[s]], value[i])
-            largest[group_of[s], i] = max(largest[group_of[s], i], value[i])
-    overall[:] = 0
-    for g in range(groups):
-        row = statistics + g
-        read_tail(largest[g], knots[row], table[row], slope[row], value)
-        for i in range(len(z)):
-            overall[i] = max(overall[i], value[i])
+    floor, slopes = _prepare(knots, table, slope)
+    largest = np.empty(len(knots) - statistics, np.float32)
+    for i in range(len(z)):
+        largest[:] = 0
+        by_family[i] = 0
+        for s in range(statistics):
+            value = np.float32(0)
+            if z[i, s] > floor[s]:
+                value = _read(z[i, s], knots[s], table[s], slopes[s])
+                by_family[i, family_of[s]] = max(by_family[i, family_of[s]], value)
+                largest[group_of[s]] = max(largest[group_of[s]], value)
+            by_statistic[i, s] = value
+        overall[i] = 0
+        for g in range(len(largest)):
+            row = statistics + g
+            if largest[g] > floor[row]:
+                overall[i] = max(overall[i], _read(largest[g], knots[row], table[row], slopes[row]))
 
 
 @njit(cache=True, nogil=True)

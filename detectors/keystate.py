@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from detectors.arrays import named
-from detectors.coldstore import ColdStore
-from detectors.keytable import KeyTable
-from detectors.parts import PART_BYTES
-from detectors.slabs import clear_slots, grow_slabs, make_slabs, slot_bytes
+from detectors.coldstore import COLD_LIMIT_BYTES, ColdStore
+from detectors.keytable import ENTITY_WORDS, KeyTable
+from detectors.slabs import make_slabs, row_dtype, slot_bytes
+from detectors.slotparts import CHANGED, SlotParts, assemble
 from detectors.watch import WATCH_FIELDS
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from detectors.base import Array, Fields
     from detectors.batch import EventBatch
+    from detectors.keytable import Lookup
 
 _HEADER: Fields = {
     "count": ("u4", ()),
@@ -47,6 +47,12 @@ COLD_ROW = np.dtype(
 
 Means are kept in half precision: a part in 2,000 of what is compared is far below what keys differ by."""
 
+KEY_LAYOUT = repr([row_dtype(FIELDS).descr, COLD_ROW.descr])
+"""Names, types and places of all fields, hot and cold: a state of another layout is refused."""
+
+MOST_SLOT_BYTES = slot_bytes(FIELDS) + 8 * ENTITY_WORDS + 12
+"""What a hot key takes at most, its largest page included."""
+
 
 class KeyState:
     """All keys of one engine.
@@ -60,7 +66,7 @@ class KeyState:
     ----------
     table : KeyTable
         Which slot holds which key.
-    slabs : dict of arrays
+    slabs : Slabs
         What is kept of the hot keys, by field, first axis the slot.
     cold : ColdStore
         Summaries of keys that lost their slots.
@@ -68,10 +74,10 @@ class KeyState:
 
     def __init__(self, hot_keys: int, cold_keys: int) -> None:
         self.table = KeyTable(hot_keys)
-        self.slabs = make_slabs(FIELDS)
+        self.slabs = make_slabs(FIELDS, hot_keys)
         self.cold = ColdStore(cold_keys, COLD_ROW)
-        self._hot_ranges = _Ranges(max(PART_BYTES // slot_bytes(FIELDS), 1))
-        self._cold_ranges = _Ranges(max(PART_BYTES // COLD_ROW.itemsize, 1))
+        self._hot_parts = SlotParts("hot", hot_keys, MOST_SLOT_BYTES)
+        self._cold_parts = SlotParts("cold", cold_keys, COLD_LIMIT_BYTES)
 
     def __len__(self) -> int:
         """Count the hot keys."""
@@ -79,8 +85,8 @@ class KeyState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the slabs now."""
-        return sum(slab.nbytes for slab in self.slabs.values())
+        """Bytes of the hot keys now."""
+        return len(self) * self.slabs.rows.dtype.itemsize + self.slabs.pages.nbytes
 
     def admit(
         self, batch: EventBatch, models: NDArray[np.int32]
@@ -90,38 +96,53 @@ class KeyState:
         Keys that lose their slots leave a cold summary; those that get one start from theirs, or from zero.
         """
         found = self.table.lookup(batch.key, batch.key_epoch, models, batch.time_ms)
+        if len(found.evicted):
+            self._cool(found)
+        if len(found.fresh):
+            self._warm(found, batch)
+        number = np.empty(len(batch), np.int64)
+        _count(found.slots, self.slabs["count"], self._hot_parts.changed, number)
+        return found.slots, number, found.evicted
+
+    def _cool(self, found: Lookup) -> None:
+        """Keep summaries of the keys that lose their slots."""
         evicted = np.zeros(len(found.evicted), COLD_ROW)
         for name in _COLD_NAMES:
             evicted[name] = self.slabs[name][found.evicted]
-        self._cold_ranges.mark(self.cold.put(found.evicted_entities, found.evicted_last_ms, evicted))
-        grow_slabs(self.slabs, len(self.table), self.table.capacity)
-        clear_slots(self.slabs, found.fresh)
+        places = self.cold.put(found.evicted_entities, found.evicted_last_ms, evicted)
+        self._cold_parts.changed[places] = CHANGED
+        self.slabs.clear(found.evicted)
+
+    def _warm(self, found: Lookup, batch: EventBatch) -> None:
+        """Let the keys that get a slot start from their summaries, if there are any."""
         self.slabs["first_ms"][found.fresh] = batch.time_ms[found.fresh_rows]
         self.slabs["first_offset"][found.fresh] = batch.offset[found.fresh_rows]
-        summaries, known = self.cold.recall(found.fresh_entities)
-        for name in _COLD_NAMES:
-            self.slabs[name][found.fresh[known]] = summaries[name][known]
-        self._hot_ranges.mark(found.slots)
-        number = np.empty(len(batch), np.int64)
-        _count(found.slots, self.slabs["count"], number)
-        return found.slots, number, found.evicted
+        if len(self.cold):
+            summaries, known = self.cold.recall(found.fresh_entities)
+            for name in _COLD_NAMES:
+                self.slabs[name][found.fresh[known]] = summaries[name][known]
 
     def touch(self, slots: NDArray[np.int64]) -> None:
         """Tell that something was written to these slots; `admit` knows of its own."""
-        self._hot_ranges.mark(slots)
+        self._hot_parts.changed[slots] = CHANGED
 
-    def parts(self, *, changed_only: bool) -> Iterator[tuple[str, dict[str, Array]]]:
-        """Yield named arrays by ranges of slots: all, or those that changed since `clean`."""
-        for number, cut in self._hot_ranges.cut(len(self), changed_only=changed_only):
-            arrays = {f"slab.{name}": slab[cut] for name, slab in self.slabs.items()}
-            yield f"hot/{number}", arrays | {f"table.{n}": a for n, a in self.table.rows(cut).items()}
-        for number, cut in self._cold_ranges.cut(len(self.cold), changed_only=changed_only):
-            yield f"cold/{number}", self.cold.rows(cut)
+    def export(self, slots: NDArray[np.int64]) -> dict[str, Array]:
+        """Return what is kept of some hot keys."""
+        return self.slabs.export(slots) | self.table.rows(slots)
 
-    def clean(self) -> None:
-        """Tell that everything was written."""
-        self._hot_ranges.clean()
-        self._cold_ranges.clean()
+    def parts(self, number: int, *, changed_only: bool) -> Iterator[tuple[str, dict[str, Array]]]:
+        """Yield arrays by name of part: all keys, or those that changed since `clean`."""
+        yield from self._hot_parts.cut(self, number, changed_only=changed_only)
+        yield from self._cold_parts.cut(self.cold, number, changed_only=changed_only)
+
+    def replaced(self, number: int) -> tuple[str, ...]:
+        """Return what the names of parts begin with that a write of changes replaces."""
+        return self._hot_parts.replaced(number), self._cold_parts.replaced(number)
+
+    def clean(self, number: int, *, changed_only: bool) -> None:
+        """Tell that everything `parts` gave was written."""
+        self._hot_parts.clean(len(self), number, changed_only=changed_only)
+        self._cold_parts.clean(len(self.cold), number, changed_only=changed_only)
 
     @property
     def evictions(self) -> tuple[int, int]:
@@ -129,65 +150,35 @@ class KeyState:
         return self.table.evictions, self.cold.dropped
 
     def restore(self, parts: Mapping[str, Mapping[str, Array]], evictions: Sequence[int]) -> None:
-        """Fill a fresh state from parts and the counts of evictions.
+        """Fill a fresh state from parts and the counts of evictions; they count as written.
 
         Raises
         ------
         KeyError, ValueError
             If parts are missing or damaged, or hold more keys than there is room for.
         """
-        hot, cold = _joined(parts, "hot"), _joined(parts, "cold")
+        hot, cold = self._hot_parts.join(parts), self._cold_parts.join(parts)
         if hot:
-            self.table.restore(named(hot, "table") | {"evictions": np.array(evictions[:1], np.int64)})
-            grow_slabs(self.slabs, len(self), self.table.capacity)
-            arrays = named(hot, "slab")
-            for name, slab in self.slabs.items():
-                slab[: len(self)] = arrays[name]
-            self._hot_ranges.mark(np.arange(len(self)))
+            self.table.restore(_table(hot, evictions[0]))
+        filled = np.zeros(len(self), np.bool_)
+        for part in hot:
+            slots = part["slots"].astype(np.int64)
+            self.slabs.clear(slots[filled[slots]])
+            self.slabs.fill(slots, part)
+            filled[slots] = True
         if cold:
-            self.cold.restore(cold | {"evictions": np.array(evictions[1:], np.int64)})
-            self._cold_ranges.mark(np.arange(len(self.cold)))
+            self.cold.restore(_table(cold, evictions[1]) | {"rows": assemble(cold, "rows")})
+
+
+def _table(parts: Sequence[Mapping[str, Array]], evictions: int) -> dict[str, Array]:
+    """Return what a key table is restored from."""
+    columns = {name: assemble(parts, name) for name in ("entities", "last_ms")}
+    return columns | {"evictions": np.array([evictions], np.int64)}
 
 
 @njit(cache=True, nogil=True)
-def _count(slots: Array, count: Array, number: Array) -> None:
+def _count(slots: Array, count: Array, changed: Array, number: Array) -> None:
     for i in range(len(slots)):
         count[slots[i]] += 1
+        changed[slots[i]] = CHANGED
         number[i] = count[slots[i]]
-
-
-class _Ranges:
-    """Slots by ranges of equal length, and which of these changed since they were last written."""
-
-    def __init__(self, length: int) -> None:
-        self._length = length
-        self._changed = np.zeros(0, np.bool_)
-
-    def mark(self, slots: NDArray[np.int64]) -> None:
-        """Tell that these slots changed."""
-        if not len(slots):
-            return
-        needed = int(slots.max()) // self._length + 1
-        if needed > len(self._changed):
-            grown = np.zeros(max(needed, 2 * len(self._changed)), np.bool_)
-            grown[: len(self._changed)] = self._changed
-            self._changed = grown
-        self._changed[slots // self._length] = True
-
-    def cut(self, used: int, *, changed_only: bool) -> Iterator[tuple[int, slice]]:
-        """Yield number and slots of each range, of all `used` slots."""
-        for number in range(-(-used // self._length)):
-            if self._changed[number] or not changed_only:
-                yield number, slice(number * self._length, min((number + 1) * self._length, used))
-
-    def clean(self) -> None:
-        """Forget all changes."""
-        self._changed[:] = False
-
-
-def _joined(parts: Mapping[str, Mapping[str, Array]], kind: str) -> dict[str, Array]:
-    """Join the arrays of all parts of a kind in order of their numbers; empty if there are none."""
-    prefix = f"{kind}/"
-    numbers = sorted(int(name.removeprefix(prefix)) for name in parts if name.startswith(prefix))
-    rows = [parts[f"{prefix}{number}"] for number in numbers]
-    return {name: np.concatenate([row[name] for row in rows]) for name in (rows[0] if rows else ())}

@@ -5,8 +5,7 @@ An entity is one API key as seen by one model: (128-bit key, rotation epoch, mod
 
 >>> found = table.lookup(batch.key, batch.key_epoch, batch.model, batch.time_ms)
 >>> cold.put(found.evicted_entities, found.evicted_last_ms, summarise(slabs, found.evicted))
->>> grow_slabs(slabs, len(table), table.capacity)
->>> clear_slots(slabs, found.fresh)
+>>> slabs.clear(found.evicted)
 >>> summaries, known = cold.recall(found.fresh_entities)
 >>> warm(slabs, found.fresh[known], summaries[known])
 """
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
+
+from detectors.memory import reserve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,9 +90,9 @@ class KeyTable:
         self._clear()
 
     def _clear(self) -> None:
-        self._index = np.zeros(_index_size(self.capacity), np.uint64)
-        self._entities = np.zeros((self.capacity, ENTITY_WORDS), np.uint64)
-        self._seen = np.zeros((self.capacity, 2), np.int64)  # latest event time, and number of the batch
+        self._index = reserve((_index_size(self.capacity),), np.uint64)
+        self._entities = reserve((self.capacity, ENTITY_WORDS), np.uint64)
+        self._seen = reserve((self.capacity, 2), np.int64)  # latest event time, and number of the batch
         self._batches = 0
         self._used = 0
         self._evictions = 0
@@ -162,11 +163,12 @@ class KeyTable:
 
     def dump(self) -> dict[str, Array]:
         """Return the state as arrays (copies): `entities`, `last_ms`, `evictions`."""
-        return self.rows(slice(None)) | {"evictions": np.array([self._evictions], np.int64)}
+        counters = {"evictions": np.array([self._evictions], np.int64)}
+        return self.rows(np.arange(self._used)) | counters
 
-    def rows(self, cut: slice) -> dict[str, Array]:
+    def rows(self, slots: NDArray[np.int64]) -> dict[str, Array]:
         """Return what is kept of some slots in use: `entities` and `last_ms` (copies)."""
-        return {"entities": self.entities[cut].copy(), "last_ms": self.last_ms[cut].copy()}
+        return {"entities": self._entities[slots], "last_ms": self._seen[slots, 0]}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """Replace the state by a dump; slots stay what they were.
@@ -186,11 +188,12 @@ class KeyTable:
             raise ValueError(
                 f"the dump holds {used} keys, the table {self.capacity}: raise hot_keys to at least {used}"
             )
-        if len(np.unique(entities, axis=0)) != used:
-            raise ValueError("damaged dump of a key table: a key stands in it twice")
-        self._clear()
+        other = KeyTable(self.capacity)
         if used:
-            self.lookup_entities(entities, last_ms.astype(np.int64))
+            other.lookup_entities(entities, last_ms.astype(np.int64))
+        if len(other) != used:
+            raise ValueError("damaged dump of a key table: a key stands in it twice")
+        self.__dict__.update(other.__dict__)
         self._evictions = int(evictions[0])
 
 

@@ -36,7 +36,7 @@ def load_lanes(sketch: Array, row: Array, centres: Array, start: int, apart: Arr
             apart[j, i] = sketch[start + i, j] - centres[centre, j]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath={"contract"})
 def project(apart: Array, matrix: Array, k: int, first: int, out: Array) -> None:
     """Write the products of all lanes with column `k` of a matrix (32, m), from row `first` on, a 4th."""
     out[:] = 0

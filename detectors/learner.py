@@ -150,7 +150,7 @@ class Learner:
             reference = ModelReference(self.model, self.event, key, extraction=self.extraction)
             self.watch = Watch(reference)
 
-    def _fit_extraction(self, mine: Slabs) -> ExtractionReference | None:
+    def _fit_extraction(self, mine: Mapping[str, NDArray[Any]]) -> ExtractionReference | None:
         if self.event is None or self.sample is None:
             return None
         nats = label_nats(mine["label_count"])

@@ -14,7 +14,7 @@ import numpy as np
 from detectors.arrays import ArrayFormatError, pack_arrays, unpack_arrays
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from detectors.base import Array
 
@@ -56,6 +56,7 @@ class PartWriter:
         meta: Mapping[str, Any],
         *,
         changed_only: bool,
+        replaced: Sequence[str] = (),
     ) -> Iterator[tuple[str, bytes]]:
         """Yield parts by name, `meta` last; when it is taken, the others count as written.
 
@@ -69,8 +70,11 @@ class PartWriter:
             JSON-like.
         changed_only
             Leave out parts of blobs whose bytes are the same as last time.
+        replaced
+            What the names of arrays begin with that are no part of the state any more.
         """
-        listed = dict(self._written) if changed_only else {}
+        kept = self._written if changed_only else {}
+        listed = {n: checksum for n, checksum in kept.items() if not n.startswith(tuple(replaced))}
         for name, columns in arrays:
             part = self._pack(columns)
             listed[name] = _checksum(part)

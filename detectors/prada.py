@@ -20,8 +20,6 @@ import numpy as np
 from numba import njit
 from scipy.stats import shapiro
 
-from detectors.slabs import grow_array
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -87,11 +85,14 @@ def _tests(queries: NDArray[np.float32], labels: NDArray[np.int32]) -> Iterator[
             yield number, w
 
 
+_FIRST_ROWS = 1024
+
+
 class _GrowingSet:
     """What is remembered of one predicted class, and how far each query was from it."""
 
     def __init__(self, first: NDArray[np.float32]) -> None:
-        self._members = grow_array(np.empty((0, len(first)), np.float32), 1, 2**31)
+        self._members = np.zeros((_FIRST_ROWS, len(first)), np.float32)
         self._members[0] = first
         self._count = 1
         self._admitted = [0.0]
@@ -114,7 +115,8 @@ class _GrowingSet:
         self._seen.append(distance)
         if distance <= self._threshold:
             return
-        self._members = grow_array(self._members, self._count + 1, 2**31)
+        if self._count == len(self._members):
+            self._members = np.concatenate([self._members, np.zeros_like(self._members)])
         self._members[self._count] = query
         self._count += 1
         self._admitted.append(distance)

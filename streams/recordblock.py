@@ -26,7 +26,7 @@ KEY_START, KEY_SIZE, VALUE_START, VALUE_SIZE, HEADERS_START, HEADERS = 3, 4, 5, 
 SPAN_ROWS = 9
 """Rows of `RecordBlock.spans`. Sizes are in bytes, -1 for null; HEADERS counts headers."""
 
-PADDING = bytes(16)
+PADDING = bytes(192)
 """Behind every buffer, so that a scanner may load eight bytes from any place in a value."""
 
 
@@ -146,8 +146,8 @@ class RecordBlock(Sequence[Message]):
             shift += 7
 
 
-def pack_messages(messages: Sequence[Message]) -> RecordBlock:
-    """Return messages of one topic, at least one, as a block; their headers as they are on the wire."""
+def pack_messages(messages: Sequence[Message], topic: str) -> RecordBlock:
+    """Return messages, at least one, as a block; their headers as they are on the wire."""
     pieces: list[bytes] = []
     spans = np.empty((SPAN_ROWS, len(messages)), np.int64)
     at = 0
@@ -168,7 +168,7 @@ def pack_messages(messages: Sequence[Message]) -> RecordBlock:
         )
         at += len(key) + len(value) + len(headers)
     data = np.frombuffer(b"".join([*pieces, PADDING]), np.uint8)
-    return RecordBlock(messages[0].topic, data, spans, last=messages[-1].offset, messages=messages)
+    return RecordBlock(topic, data, spans, last=messages[-1].offset, messages=messages)
 
 
 def _pack_headers(headers: Headers) -> bytes:

@@ -30,9 +30,9 @@ import secrets
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
-from zlib import crc32
 
 import msgspec
+from crc32c import crc32c
 
 from sinks.policyfile import Policy  # noqa: TC001 - msgspec reads the annotations at run time
 from streams.errors import StateVersionError
@@ -53,7 +53,7 @@ _PIECE_KEY = struct.Struct(">qBI")
 _RECORD_KEY = struct.Struct(">qB")
 """Generation, slot (of a manifest) or 255 (of the plan)."""
 _HEAD = struct.Struct(">HI")
-"""Format version, crc32 of key and content; JSON follows."""
+"""Format version, CRC-32C of key and content; JSON follows."""
 
 
 class Stored(NamedTuple):
@@ -70,7 +70,7 @@ class PartEntry(msgspec.Struct, frozen=True, array_like=True):
     slot: int
     size_bytes: int
     checksum: int
-    """CRC-32 of the part."""
+    """CRC-32C of the part."""
     offsets: tuple[int, ...]
     """On the state topic, of its pieces."""
 
@@ -143,7 +143,7 @@ def encode_record(record: Manifest | Plan) -> tuple[bytes, bytes]:
     slot = _PLAN_SLOT if isinstance(record, Plan) else record.number % SLOTS
     key = _RECORD_KEY.pack(record.generation, slot)
     content = msgspec.json.encode(record)
-    return key, _HEAD.pack(FORMAT_VERSION, crc32(content, crc32(key))) + content
+    return key, _HEAD.pack(FORMAT_VERSION, crc32c(content, crc32c(key))) + content
 
 
 def decode_record(key: bytes, value: bytes) -> Manifest | Plan | str:
@@ -160,7 +160,7 @@ def decode_record(key: bytes, value: bytes) -> Manifest | Plan | str:
     content = value[_HEAD.size :]
     if version != FORMAT_VERSION:
         raise other_format(version)
-    if checksum != crc32(content, crc32(key)):
+    if checksum != crc32c(content, crc32c(key)):
         return f"record of generation {_RECORD_KEY.unpack(key)[0]}: wrong checksum"
     try:
         return msgspec.json.decode(content, type=Manifest | Plan)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
-from zlib import crc32
 
 import structlog
 from aiokafka import AIOKafkaProducer
+from crc32c import crc32c
 
 from streams.errors import StateVersionError
 from streams.recovery import log_bounds, read_offsets, read_to_end
@@ -53,7 +53,7 @@ class Dump(NamedTuple):
 def take_dump(pipeline: Pipeline, *, changed_only: bool) -> Dump:
     """Dump and checksum; may run in a thread, while nobody else uses the pipeline."""
     changed = dict(pipeline.dump_parts(changed_only=changed_only))
-    checksums = {name: crc32(part) for name, part in changed.items()}
+    checksums = {name: crc32c(part) for name, part in changed.items()}
     return Dump(changed, checksums, pipeline.part_names)
 
 
@@ -174,6 +174,8 @@ class StateStore:
             If they cannot be read.
         """
         found = {partition: Found(partition) for partition in partitions}
+        # Looked at first: whoever writes parts has written a plan before.
+        bounds = await log_bounds(self._settings.kafka, [(self._parts_topic, p) for p in found])
         records: dict[int, dict[bytes, Manifest | Plan]] = {partition: {} for partition in found}
         places = {(self._records_topic, partition): 0 for partition in found}
         async for message in read_to_end(self._settings.kafka, places):
@@ -192,15 +194,17 @@ class StateStore:
             manifests = [record for record in of.values() if isinstance(record, Manifest)]
             found[partition].manifests = sorted(manifests, key=_age, reverse=True)
             found[partition].plans = [record for record in of.values() if isinstance(record, Plan)]
-        unknown = [partition for partition in found if not found[partition].keys]
-        if unknown:
-            await self._refuse_without_manifest(unknown)
+        await self._refuse_without_manifest(
+            {
+                (topic, partition): begin
+                for (topic, partition), (begin, end) in bounds.items()
+                if begin < end and not found[partition].keys
+            }
+        )
         return found
 
-    async def _refuse_without_manifest(self, partitions: list[int]) -> None:
+    async def _refuse_without_manifest(self, starts: Mapping[tuple[str, int], int]) -> None:
         """Refuse state without any manifest: of format 1, or orphaned; an empty topic is a beginning."""
-        bounds = await log_bounds(self._settings.kafka, [(self._parts_topic, p) for p in partitions])
-        starts = {place: begin for place, (begin, end) in bounds.items() if begin < end}
         async for record in read_to_end(self._settings.kafka, starts):
             if record.value is None:
                 continue
@@ -264,6 +268,6 @@ def _join(entries: Mapping[str, PartEntry], pieces: dict[int, bytes]) -> dict[st
     for name, entry in entries.items():
         found = [pieces.pop(offset, b"") for offset in entry.offsets]
         part = found[0] if len(found) == 1 else b"".join(found)
-        whole = len(part) == entry.size_bytes and crc32(part) == entry.checksum
+        whole = len(part) == entry.size_bytes and crc32c(part) == entry.checksum
         parts[name] = part if whole else None
     return parts

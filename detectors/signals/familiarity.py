@@ -67,6 +67,7 @@ class Familiarity:
         """Compare with the inputs that this reference remembers."""
         self._reference = reference
         planes = np.random.default_rng(3).standard_normal((PLANES, SKETCH_SIZE)).astype(np.float32)
+        self._norms = np.square(reference.familiar_points).sum(axis=0)
         self._planes = np.ascontiguousarray(planes.T)
 
     def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
@@ -77,7 +78,7 @@ class Familiarity:
             row = class_rows(batch.predicted_class, reference.classes)
             _score(
                 batch.input_sketch, row, slots, self._planes, reference.input_centres[-1:],
-                reference.familiar_points, reference.familiar_start, reference.familiar_distance,
+                reference.familiar_points, self._norms, reference.familiar_start, reference.familiar_distance,
                 *(slabs[name] for name in self.fields), out,
             )  # fmt: skip
         return out
@@ -86,7 +87,7 @@ class Familiarity:
 @njit(cache=True, nogil=True)
 def _score(
     sketch: Array, row: Array, slots: Array, planes: Array, centre: Array,
-    points: Array, start: Array, distance: Array,
+    points: Array, norms: Array, start: Array, distance: Array,
     cell_map: Array, cells_marked: Array, new_inputs: Array, familiar_inputs: Array, out: Array,
 ) -> None:  # fmt: skip
     bits = np.empty(len(slots), np.int64)
@@ -100,7 +101,7 @@ def _score(
             cell_map[slot, word] |= mask
             cells_marked[slot] += np.uint16(1)
             new_inputs[slot] += np.float32(1)
-            near = is_near(sketch[i], points, start[row[i]], start[row[i] + 1], distance[0])
+            near = is_near(sketch[i], points, norms, start[row[i]], start[row[i] + 1], distance[0])
             familiar_inputs[slot] += np.float32(near)
             if cells_marked[slot] >= FULL_BITS:
                 cell_map[slot, :] = np.uint64(0)

@@ -26,6 +26,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numba import njit
 
+from detectors.pages import LENGTHS, next_page, place_of, size_of
+from detectors.slabs import PAGE, PAGE_COUNT
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from detectors.batch import EventBatch
     from detectors.reference import EventReference
 
-RING_LENGTH = 256
+RING_LENGTH = LENGTHS[-1]
 RING_SIZE = 12
 QUANTA_PER_PAIR = 24.0
 """Quantisation: one typical coordinate difference between two random queries is 24 steps of a byte."""
@@ -65,6 +68,12 @@ PROBE_LARGEST = 30.0
 PROBE_FLOOR = 6
 """Squared steps, in quanta, below which quantisation hides lengths and angles: both count as equal."""
 
+_SHORT_ROOT = 73
+_SHORT_LIMIT = _SHORT_ROOT**2
+"""Squared distances below this are counted in 16 bits."""
+_STRIDE = 6
+"""Coordinates compared at once."""
+
 _PROBE_GAIN = np.log10(PROBE_ATTACK / PROBE_BENIGN)
 _PROBE_LOSS = np.log10((1 - PROBE_ATTACK) / (1 - PROBE_BENIGN))
 
@@ -94,9 +103,8 @@ class NearDuplicate:
         "novelty",
     )
     fields: ClassVar[Fields] = {
-        "ring": ("i1", (RING_SIZE, RING_LENGTH)),
-        "ring_tag": ("u1", (RING_LENGTH,)),
-        "ring_count": ("u4", ()),
+        PAGE: ("u4", ()),
+        PAGE_COUNT: ("u4", ()),
         "step_mean": ("f4", ()),
         "last_places": ("u1", (ECHO_PLACES,)),
         "probe_evidence": ("f4", ()),
@@ -111,76 +119,90 @@ class NearDuplicate:
     def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
         """Score each row, then remember it: float32 (n, 6); NaN where the sketch is absent."""
         out = np.full((len(batch), len(self.scores)), np.nan, np.float32)
-        scaled = (batch.input_sketch[:, :RING_SIZE] - self._centre) / self._quantum
-        present = np.isfinite(scaled).all(axis=1)
-        code = np.clip(np.rint(np.where(np.isfinite(scaled), scaled, 0)), -127, 127).astype(np.int8)
-        tag = _tags(batch.input_sketch, batch.predicted_class)
-        _score(code, tag, present, slots, *(slabs[name] for name in self.fields), out)
+        sketch = np.ascontiguousarray(batch.input_sketch)
+        _score(
+            sketch, sketch.view(np.uint32), self._centre, self._quantum, batch.predicted_class, slots,
+            *(slabs[name] for name in self.fields), *slabs.pages.arrays, out,
+        )  # fmt: skip
         return out
-
-
-def _tags(sketch: NDArray[np.float32], predicted: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Return what is remembered beside a code: the class in the upper four bits, a hash in the lower."""
-    words = (np.ascontiguousarray(sketch) + np.float32(0)).view(np.uint32)  # -0.0 and 0.0 are one
-    mixed = words.sum(axis=1, dtype=np.uint32) * np.uint32(0x9E3779B1) >> np.uint32(28)
-    tag: NDArray[np.uint8] = ((predicted & 15) << 4).astype(np.uint8) | mixed.astype(np.uint8)
-    return tag
 
 
 @njit(cache=True, nogil=True)
 def _score(
-    code: Array,
-    tag: Array,
-    present: Array,
-    slots: Array,
-    ring: Array,
-    ring_tag: Array,
-    ring_count: Array,
-    step_mean: Array,
-    last_places: Array,
-    probe_evidence: Array,
-    out: Array,
-) -> None:
+    sketch: Array, bits: Array, centre: Array, quantum: float, predicted: Array, slots: Array,
+    ring_page: Array, ring_count: Array, step_mean: Array, last_places: Array, probe_evidence: Array,
+    memory: Array, start: Array, free: Array, head: Array, out: Array,
+) -> None:  # fmt: skip
     unit = np.float32(1.0 / (QUANTA_PER_PAIR * np.sqrt(RING_SIZE)))
-    squared = np.empty(RING_LENGTH, np.int32)
-    point = np.empty(RING_SIZE, np.int32)
+    squared, short = np.empty(RING_LENGTH, np.int32), np.empty(RING_LENGTH, np.uint16)
+    code, opposite = np.empty(RING_SIZE, np.int16), np.empty(RING_SIZE, np.int16)
     for i in range(len(slots)):
-        if not present[i]:
+        if not _quantise(sketch[i], centre, quantum, code):
             continue
         slot = slots[i]
+        tag = _tag(bits[i], predicted[i])
         count = np.int64(ring_count[slot])
         position = count % RING_LENGTH
         out[i, :5], out[i, 5] = 0.0, 1.0
         if count > 0:
+            size = size_of(count)
+            length = LENGTHS[size]
+            page = place_of(np.int64(ring_page[slot]), size, start)
             filled = min(count, RING_LENGTH)
-            point[:] = code[i]
-            _distances(point, ring[slot], filled, squared)
-            nearest, lag = _nearest(squared, filled, position)
+            nearest, lag = _nearest(code, memory, page, length, filled, position, short, squared)
             where = (position - lag) % RING_LENGTH
+            differs = np.uint8(memory[page + RING_SIZE * length + where]) ^ tag
             out[i, 5] = np.sqrt(np.float32(nearest)) * unit
-            if nearest == 0 and (ring_tag[slot, where] ^ tag[i]) & 15 == 0:
+            if nearest == 0 and differs & 15 == 0:
                 out[i, :5] = np.nan
             else:
                 step = min(step_mean[slot], np.float32(1.2))
                 out[i, 0] = lag > NEAR_LAG and count > 1 and out[i, 5] < NEAR_RATIO * step
-                out[i, 1] = out[i, 5] < FLIP_DISTANCE and (ring_tag[slot, where] ^ tag[i]) >> 4 != 0
+                out[i, 1] = out[i, 5] < FLIP_DISTANCE and differs >> 4 != 0
                 out[i, 2] = _echo(where, last_places[slot], position) if lag > NEAR_LAG else np.nan
-                last_places[slot, 1:] = last_places[slot, :-1].copy()
+                for k in range(ECHO_PLACES - 1, 0, -1):
+                    last_places[slot, k] = last_places[slot, k - 1]
                 last_places[slot, 0] = where
                 if out[i, 5] > MIDPOINT_DISTANCE:
                     for j in range(RING_SIZE):  # the point opposite to the nearest
-                        point[j] = 2 * point[j] - ring[slot, j, where]
-                    _distances(point, ring[slot], filled, squared)
-                    out[i, 3] = _least(squared, filled) < MIDPOINT_RATIO**2 * nearest
+                        opposite[j] = 2 * code[j] - memory[page + j * length + where]
+                    limit = MIDPOINT_RATIO**2 * nearest
+                    out[i, 3] = _is_any_within(opposite, memory, page, length, filled, limit, short, squared)
                 if count > 1:
-                    probes = _is_probe(code[i], ring[slot], position)
+                    probes = _is_probe(code, memory, page, length, position)
                     change = _PROBE_GAIN if probes else _PROBE_LOSS
                     probe_evidence[slot] = min(max(probe_evidence[slot] + change, 0.0), PROBE_LARGEST)
                 out[i, 4] = probe_evidence[slot]
-            _learn_step(code[i], ring[slot], (position - 1) % RING_LENGTH, count, slot, step_mean, unit)
-        ring[slot, :, position] = code[i]
-        ring_tag[slot, position] = tag[i]
+            previous = page + (position - 1) % RING_LENGTH
+            _learn_step(code, memory, previous, length, count, slot, step_mean, unit)
+        _remember(code, tag, slot, count, ring_page, memory, start, free, head)
         ring_count[slot] = count + 1
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _remember(
+    code: Array, tag: int, slot: int, count: int,
+    ring_page: Array, memory: Array, start: Array, free: Array, head: Array,
+) -> None:  # fmt: skip
+    """Put an entry after `count` others, in place of the oldest if all 256 are there."""
+    size = size_of(count + 1)
+    if count == 0 or size != size_of(count):
+        ring_page[slot] = next_page(np.int64(ring_page[slot]), count, memory, start, free, head)
+    length = LENGTHS[size]
+    entry = place_of(np.int64(ring_page[slot]), size, start) + count % RING_LENGTH
+    for j in range(RING_SIZE):
+        memory[entry + j * length] = code[j]
+    memory[entry + RING_SIZE * length] = np.int8(tag)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _tag(words: Array, predicted: int) -> Any:
+    """Return what is remembered beside a code: the class in the upper four bits, a hash in the lower."""
+    total, negative_zero = np.uint32(0), np.uint32(0x80000000)
+    for j in range(len(words)):  # -0.0 and 0.0 are one
+        total = np.uint32(total + (np.uint32(0) if words[j] == negative_zero else words[j]))
+    mixed = np.uint32(total * np.uint32(0x9E3779B1)) >> np.uint32(28)
+    return np.uint8(((predicted & 15) << 4) | mixed)
 
 
 @njit(cache=True, nogil=True)
@@ -198,12 +220,13 @@ def _echo(place: int, last_places: Array, position: int) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _is_probe(code: Array, ring: Array, position: int) -> bool:
+def _is_probe(code: Array, memory: Array, page: int, length: int, position: int) -> bool:
     """Tell whether the last two steps are small, equal, and at the angle of points around a centre."""
     first, second, product = 0, 0, 0
+    last, before = page + (position - 1) % RING_LENGTH, page + (position - 2) % RING_LENGTH
     for j in range(RING_SIZE):
-        middle = int(ring[j, (position - 1) % RING_LENGTH])
-        new, old = int(code[j]) - middle, middle - int(ring[j, (position - 2) % RING_LENGTH])
+        middle = int(memory[last + j * length])
+        new, old = int(code[j]) - middle, middle - int(memory[before + j * length])
         first, second, product = first + old * old, second + new * new, product + old * new
     if max(first, second) > (PROBE_DISTANCE * QUANTA_PER_PAIR) ** 2 * RING_SIZE:
         return False
@@ -214,20 +237,126 @@ def _is_probe(code: Array, ring: Array, position: int) -> bool:
     return max(first, second) < PROBE_RATIO * min(first, second) and low < cosine < high
 
 
-@njit(cache=True, nogil=True)
-def _distances(point: Array, ring: Array, filled: int, out: Array) -> None:
-    """Write the squared distances of a point to the remembered codes, int32.
+@njit(cache=True, nogil=True, inline="always")
+def _quantise(sketch: Array, centre: Array, quantum: float, code: Array) -> bool:
+    """Write the code of a sketch, -127 to 127; False if it is absent."""
+    bad = np.float32(0)
+    for j in range(RING_SIZE):
+        scaled = (sketch[j] - centre[j]) / quantum
+        bad += scaled - scaled  # 0 if finite, else NaN
+        code[j] = np.int16(np.rint(min(max(scaled, np.float32(-127)), np.float32(127))))
+    return bool(bad == 0)
 
-    Four coordinates after the other over all codes, which the compiler turns into vector instructions.
+
+@njit(cache=True, nogil=True, inline="always")
+def _nearest(
+    code: Array,
+    memory: Array,
+    page: int,
+    length: int,
+    filled: int,
+    position: int,
+    short: Array,
+    squared: Array,
+) -> tuple[int, int]:
+    """Return the nearest entry's squared distance and its lag; of equally near ones the latest."""
+    for j in range(0, RING_SIZE, _STRIDE):
+        _add_short(code, memory, page, length, filled, j, short)
+    nearest = int(_least_short(short, filled))
+    if nearest < _SHORT_LIMIT:
+        return nearest, _latest(short, filled, position, np.uint16(nearest)) + 1
+    _distances(code, memory, page, length, filled, squared)
+    for place in range(filled):  # the lag, less one, takes the last eight bits
+        squared[place] = np.int32(squared[place] * RING_LENGTH + ((position - 1 - place) % RING_LENGTH))
+    best = int(_least(squared, filled))
+    return best // RING_LENGTH, best % RING_LENGTH + 1
+
+
+@njit(cache=True, nogil=True)
+def _latest(short: Array, filled: int, position: int, nearest: Any) -> int:
+    """Return how far back, less one, the latest entry of that distance lies."""
+    none = np.uint16(RING_LENGTH)
+    back, least = np.uint16(position - 1), none
+    for place in range(filled):
+        lag = np.uint16(np.uint16(back - np.uint16(place)) & np.uint16(RING_LENGTH - 1))
+        least = min(least, lag if short[place] == nearest else none)
+    return int(least)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _is_any_within(
+    code: Array,
+    memory: Array,
+    page: int,
+    length: int,
+    filled: int,
+    limit: float,
+    short: Array,
+    squared: Array,
+) -> bool:
+    """Tell whether an entry's squared distance is less than the limit."""
+    if limit > _SHORT_LIMIT:
+        _distances(code, memory, page, length, filled, squared)
+        return bool(_least(squared, filled) < limit)
+    for j in range(0, RING_SIZE, _STRIDE):
+        _add_short(code, memory, page, length, filled, j, short)
+        if _least_short(short, filled) >= limit:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _short_square(a: int, b: int) -> Any:
+    """Return a squared difference of coordinates, cut off at `_SHORT_LIMIT`."""
+    apart = np.int16(a - b)
+    apart = np.int16(min(np.int16(abs(apart)), np.int16(_SHORT_ROOT)))
+    return np.uint16(apart * apart)
+
+
+@njit(cache=True, nogil=True)
+def _add_short(code: Array, memory: Array, page: int, length: int, filled: int, j: int, out: Array) -> None:
+    """Add the cut-off squares of `_STRIDE` coordinates from `j` on; from 0 on, begin with them.
+
+    In 16 bits twice as many are counted side by side as in 32. A sum below `_SHORT_LIMIT` has no cut-off
+    part, and sums of all twelve fit 16 bits.
     """
+    c0, c1, c2 = code[j], code[j + 1], code[j + 2]
+    c3, c4, c5 = code[j + 3], code[j + 4], code[j + 5]
+    kept = np.uint16(0xFFFF if j > 0 else 0)
+    step = np.uint64(length)
+    r0 = np.uint64(page + j * length)  # unsigned: numba would look for negative indices otherwise
+    r1, r2, r3, r4, r5 = (
+        r0 + step,
+        r0 + step + step,
+        r0 + step * np.uint64(3),
+        r0 + step * np.uint64(4),
+        r0 + step * np.uint64(5),
+    )
+    for i in range(np.uint64(filled)):
+        first = np.uint16(_short_square(c0, memory[r0 + i]) + _short_square(c1, memory[r1 + i]))
+        second = np.uint16(_short_square(c2, memory[r2 + i]) + _short_square(c3, memory[r3 + i]))
+        third = np.uint16(_short_square(c4, memory[r4 + i]) + _short_square(c5, memory[r5 + i]))
+        out[i] = np.uint16(np.uint16(out[i] & kept) + np.uint16(np.uint16(first + second) + third))
+
+
+@njit(cache=True, nogil=True)
+def _least_short(values: Array, count: int) -> Any:
+    """Return the smallest of the first values, uint16."""
+    least = np.uint16(0xFFFF)
+    for place in range(count):
+        least = min(least, values[place])
+    return least
+
+
+@njit(cache=True, nogil=True)
+def _distances(code: Array, memory: Array, page: int, length: int, filled: int, out: Array) -> None:
+    """Write the squared distances of a code to the remembered ones, int32."""
     out[:filled] = 0
-    for j in range(0, RING_SIZE, 4):
-        p0, p1, p2, p3 = point[j], point[j + 1], point[j + 2], point[j + 3]
-        r0, r1, r2, r3 = ring[j], ring[j + 1], ring[j + 2], ring[j + 3]
-        for place in range(filled):
-            d0, d1 = np.int32(p0 - r0[place]), np.int32(p1 - r1[place])
-            d2, d3 = np.int32(p2 - r2[place]), np.int32(p3 - r3[place])
-            out[place] += np.int32(d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3)
+    for j in range(RING_SIZE):
+        c, row = np.int32(code[j]), memory[page + j * length :]
+        for i in range(filled):
+            apart = np.int32(c - np.int32(row[i]))
+            out[i] = np.int32(out[i] + np.int32(apart * apart))
 
 
 @njit(cache=True, nogil=True)
@@ -239,26 +368,21 @@ def _least(values: Array, count: int) -> Any:
     return least
 
 
-@njit(cache=True, nogil=True)
-def _nearest(squared: Array, filled: int, position: int) -> tuple[int, int]:
-    """Return the nearest code's squared distance and its lag; of equally near ones the latest.
-
-    The lag, less one, takes the last eight bits of a number whose first bits are the distance.
-    """
-    for place in range(filled):
-        squared[place] = np.int32(squared[place] * RING_LENGTH + ((position - 1 - place) % RING_LENGTH))
-    best = int(_least(squared, filled))
-    return best // RING_LENGTH, best % RING_LENGTH + 1
-
-
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _learn_step(
-    code: Array, ring: Array, previous: int, count: int, slot: int, step_mean: Array, unit: float
+    code: Array,
+    memory: Array,
+    previous: int,
+    length: int,
+    count: int,
+    slot: int,
+    step_mean: Array,
+    unit: float,
 ) -> None:
     """Follow the mean distance between successive queries."""
     total = 0
     for j in range(RING_SIZE):
-        difference = int(code[j]) - int(ring[j, previous])
+        difference = int(code[j]) - int(memory[previous + j * length])
         total += difference * difference
     step = np.sqrt(np.float32(total)) * unit
     step_mean[slot] += (step - step_mean[slot]) / np.float32(min(count, STEP_HORIZON))

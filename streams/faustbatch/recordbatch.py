@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from streams.formats.words import load1
 from streams.recordblock import (
     HEADERS,
     HEADERS_START,
@@ -112,11 +113,11 @@ def _read_headers(data: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 @njit(inline="always")
-def _varint(data: NDArray[np.uint8], at: int, end: int) -> Any:
+def _varint(at: Any, end: Any) -> Any:
     """Return a zigzag varint of at most ten bytes and the place behind it; -1 for the place if cut off."""
     value, shift = np.uint64(0), np.uint64(0)
     while at < end and shift < np.uint64(70):
-        byte = np.uint64(data[at])
+        byte = np.uint64(load1(at))
         at += 1
         value |= (byte & np.uint64(127)) << shift
         if byte < np.uint64(128):
@@ -128,7 +129,7 @@ def _varint(data: NDArray[np.uint8], at: int, end: int) -> Any:
 @njit(cache=True, nogil=True)
 def read_records(
     data: NDArray[np.uint8],
-    shift: int,
+    shift: Any,
     count: int,
     base_offset: int,
     last_offset: int,
@@ -141,27 +142,29 @@ def read_records(
     False if the batch is malformed: the records must fill `data` exactly, and their offsets must rise and lie
     between those of the header.
     """
-    at, end = np.int64(0), np.int64(len(data))
+    at = np.int64(data.ctypes.data)
+    end = at + len(data)
+    shift -= at
     before = np.int64(base_offset - 1)
     for row in range(count):
-        size, at = _varint(data, at, end)
+        size, at = _varint(at, end)
         last = at + size
         if at < 0 or size < SMALLEST_RECORD_BYTES - 1 or last > end:
             return False
-        delta_ms, at = _varint(data, at + 1, last)
-        delta, at = _varint(data, at, last) if at >= 0 else (np.int64(0), np.int64(-1))
-        key_size, at = _varint(data, at, last) if at >= 0 else (np.int64(0), np.int64(-1))
+        delta_ms, at = _varint(at + 1, last)
+        delta, at = _varint(at, last) if at >= 0 else (np.int64(0), np.int64(-1))
+        key_size, at = _varint(at, last) if at >= 0 else (np.int64(0), np.int64(-1))
         if at < 0 or key_size > last - at:
             return False
         key_start = at
-        value_size, at = _varint(data, at + max(key_size, 0), last)
+        value_size, at = _varint(at + max(key_size, 0), last)
         if at < 0 or value_size > last - at:
             return False
         value_start = at
-        headers, at = _varint(data, at + max(value_size, 0), last)
+        headers, at = _varint(at + max(value_size, 0), last)
         if at < 0 or headers < 0 or headers > last - at:
             return False
-        if not _headers_end(data, at, last, headers):
+        if not _headers_end(at, last, headers):
             return False
         offset = base_offset + delta
         if offset <= before or offset > last_offset:
@@ -177,10 +180,10 @@ def read_records(
 
 
 @njit(inline="always")
-def _headers_end(data: NDArray[np.uint8], at: Any, end: Any, headers: Any) -> Any:
+def _headers_end(at: Any, end: Any, headers: Any) -> Any:
     """Tell whether so many headers end exactly where the record does."""
     for part in range(2 * headers):
-        size, at = _varint(data, at, end)
+        size, at = _varint(at, end)
         if at < 0 or size > end - at or (size < 0 and part % 2 == 0):
             return False
         at += max(size, 0)

@@ -143,7 +143,9 @@ def test_events_without_sketches_or_margins_are_counted_and_harmless() -> None:
     assert summary.query_count == 50
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:50] + b"\0" + b[51:], lambda _: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b[:50] + bytes([b[50] ^ 1]) + b[51:], lambda _: b""]
+)
 def test_damaged_state_is_refused_and_says_what_to_do(damage: Callable[[bytes], bytes]) -> None:
     engine = calibrated()
     engine.process(far_away(FAR))

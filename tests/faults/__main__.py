@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
+from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from sinks.records import Feedback
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 KEYS = 200
 EVENTS_PER_S = 200
+SEND_S = 10.0
 PROGRESS_S = 120.0
 RECOVER_S = 240.0
 STOPPED = (0, -signal.SIGTERM)
@@ -52,31 +54,33 @@ class Traffic(threading.Thread):
         self._address, self._prefix = address, prefix
         self._draw = random.Random(seed)
         self._stopped = threading.Event()
+        self._number = 0
 
     def run(self) -> None:
         """Send; what is lost or sent twice here does not matter: the topic tells the truth."""
-        number = 0
         while not self._stopped.is_set():
-            bus = KafkaBus(self._address)
-            try:
-                while not self._stopped.wait(0.1):
-                    for _ in range(EVENTS_PER_S // 10):
-                        number += 1
-                        self._send(bus, number)
-                bus.flush()
-            except BusError:
-                self._stopped.wait(1)
-            finally:
-                with suppress(BusError, KafkaError):
-                    bus.close()
+            with suppress(KafkaError):
+                producer = KafkaProducer(bootstrap_servers=self._address, max_block_ms=5000, linger_ms=20)
+                try:
+                    self._feed(producer)
+                finally:
+                    producer.close(timeout=1)
+            self._stopped.wait(1)
 
-    def _send(self, bus: KafkaBus, number: int) -> None:
+    def _feed(self, producer: Any) -> None:
+        """Send until stopped; raise if something is not stored after a while: connect anew then."""
+        while not self._stopped.wait(0.1):
+            sent = [self._send(producer) for _ in range(EVENTS_PER_S // 10)]
+            sent[-1].get(timeout=SEND_S)
+
+    def _send(self, producer: Any) -> Any:
+        self._number += 1
         key = f"k0-{self._draw.randrange(KEYS):032x}"
-        value = b"no number" if number % 97 == 0 else b"%d" % number
-        bus.send(f"{self._prefix}events", value, key=key.encode())
-        if number % 500 == 0:
-            record = Feedback(key=key, verdict="honest", author="ann", reason="known", time_ms=number)
-            bus.send(f"{self._prefix}feedback", msgspec.json.encode(record), key=key.encode())
+        value = b"no number" if self._number % 97 == 0 else b"%d" % self._number
+        if self._number % 500 == 0:
+            record = Feedback(key=key, verdict="honest", author="ann", reason="known", time_ms=self._number)
+            producer.send(f"{self._prefix}feedback", msgspec.json.encode(record), key=key.encode())
+        return producer.send(f"{self._prefix}events", value, key=key.encode())
 
     def stop(self) -> None:
         """Send what is under way and end."""
@@ -234,6 +238,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Run the rounds; exit code 1 if anything was wrong."""
     chosen = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the broker is stopped then, too
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     kinds = deal(chosen.seed, chosen.faults, chosen.only)
     results = []

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from zlib import crc32
 
 import pytest
+from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,7 +65,7 @@ class Writer:
         stored = {}
         for name, part in parts.items():
             offsets = [self.topics.write("state", p.key, bytes(p.value)) for p in self.shelf.cut(name, part)]
-            stored[name] = Stored(len(part), crc32(part), tuple(offsets))
+            stored[name] = Stored(len(part), crc32c(part), tuple(offsets))
         entries = self.shelf.list_parts(stored, names)
         meta = SnapshotMeta(fences={"events": number}, outputs={})
         manifest = Manifest(
@@ -87,7 +87,7 @@ def restore_all(topics: Topics) -> list[tuple[int, dict[str, bytes]]]:
             name: b"".join((there["state"].get(offset, (b"", b""))[1] or b"") for offset in entry.offsets)
             for name, entry in manifest.parts.items()
         }
-        if all(crc32(parts[name]) == entry.checksum for name, entry in manifest.parts.items()):
+        if all(crc32c(parts[name]) == entry.checksum for name, entry in manifest.parts.items()):
             found.append((manifest.meta.fences["events"], parts))
     return found
 

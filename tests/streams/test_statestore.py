@@ -6,13 +6,15 @@ import asyncio
 import struct
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
-from zlib import crc32
 
 import pytest
+from crc32c import crc32c
 from structlog.testing import capture_logs
 
+from streams import statestore
 from streams.bus.kafka import KafkaBus
 from streams.errors import StateVersionError
+from streams.recovery import read_to_end
 from streams.settings import Settings
 from streams.snapshot import Shelf, SnapshotMeta
 from streams.statestore import Dump, StateStore
@@ -46,7 +48,7 @@ def run(settings: Settings, what: Callable[[StateStore], Awaitable[Any]]) -> Any
 
 
 async def write(store: StateStore, shelf: Shelf, names: set[str], **changed: bytes) -> None:
-    dump = Dump(changed, {name: crc32(part) for name, part in changed.items()}, frozenset(names))
+    dump = Dump(changed, {name: crc32c(part) for name, part in changed.items()}, frozenset(names))
     await store.write(0, shelf, dump, SnapshotMeta(fences={"events": shelf.number}, outputs={}), [])
 
 
@@ -132,6 +134,22 @@ def test_earlier_generations_are_taken_off_with_their_plans_last(settings: Setti
     standing = {m.key: m.value for chunk in bus.read([settings.topic("state")]) for m in chunk}
     bus.close()
     assert [value for value in standing.values() if value is not None] == [b"2"]
+
+
+def test_a_snapshot_that_is_begun_meanwhile_is_not_taken_for_orphaned_state(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(store: StateStore) -> Any:
+        async def read_slowly(bootstrap: str, starts: Any) -> Any:
+            async for record in read_to_end(bootstrap, starts):
+                yield record
+            if (settings.topic("snapshots"), 0) in starts:
+                await write(store, Shelf(1), {"a"}, a=b"a1")
+
+        monkeypatch.setattr(statestore, "read_to_end", read_slowly)
+        return (await store.find([0]))[0]
+
+    assert run(settings, scenario).manifests == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""What the readers of all formats share: limits, and the form of a refusal."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from sinks.records import Reason
+from streams.bus.base import Message  # noqa: TC001 - same
+
+MAX_MESSAGE_BYTES = 1_048_576
+MAX_AHEAD_MS = 3_600_000
+EARLIEST_MS = 946_684_800_000
+"""2000-01-01T00:00:00Z."""
+_LATEST_MS = 253_402_300_799_999
+"""The end of the year 9999, as in `sinks.records.TimeMs`."""
+
+Fault = tuple[Reason, str]
+"""Why an event is refused: the reason, and the path to the field with the form expected there."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What is too much."""
+
+    now_ms: int | None = None
+    """The clock, for live traffic; None for history, where no event is ahead."""
+    max_ahead_ms: float = MAX_AHEAD_MS
+    """How far an event's time may lie ahead of the clock."""
+    max_bytes: int = MAX_MESSAGE_BYTES
+    """The largest message that is looked at."""
+
+    @property
+    def latest_ms(self) -> int:
+        """The latest time that an event may have."""
+        if self.now_ms is None:
+            return _LATEST_MS
+        return min(math.floor(self.now_ms + self.max_ahead_ms), _LATEST_MS)
+
+
+class Rejection(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that could not be taken, and why. `detail` never repeats what the message held."""
+
+    reason: Reason
+    detail: str
+    message: Message
+    row: int | None = None
+    """Which event of a micro-batch it was; None where the whole message is refused."""
