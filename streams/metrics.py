@@ -58,7 +58,7 @@ class Metrics:
             add(catalogue.COMMANDS, action=command.action)
 
     def observe_latency(self, arrived_ms: int) -> None:
-        """Note that a chunk has its verdicts, whose oldest record came to its topic at that time (0: unknown)."""
+        """Note that a chunk has its verdicts; its oldest record came to its topic then (0: unknown)."""
         if arrived_ms:
             seconds = max(self._clock.now_ms() - arrived_ms, 0) / 1000
             self.instruments.observe(catalogue.DETECTION_LATENCY, seconds)

@@ -1,4 +1,4 @@
-"""A whole deployment for tests: a real Prometheus and a real Alertmanager around real processes on a real Kafka."""
+"""A whole deployment for tests: real Prometheus and Alertmanager around real processes on a real Kafka."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 PARTITIONS = 2
 STAND_INS: tuple[Component, ...] = ("reconcile", "serving")
-"""Processes that are not started here; their metrics are served from this process, at 0 until a test says more."""
+"""Processes that are not started here; this process shows their metrics, at 0 until a test says more."""
 CANARY_EVERY_S = 5.0
 
 
@@ -109,7 +110,7 @@ class Stack:
         self.run("annotate", "annotate", "--spool", str(self.folder / "spool.db"))
         self.run("canary", "canary", "--model", "mnist", "--every", str(CANARY_EVERY_S))
         for name in ("worker", "annotate", "canary"):
-            self.wait(lambda name=name: self.probe(name, "/readyz"), 120, f"{name} is not ready")
+            self.wait(partial(self.probe, name, "/readyz"), 120, f"{name} is not ready")
         # Last, for with quick rules the start of the others would look like trouble.
         self._start_prometheus()
 

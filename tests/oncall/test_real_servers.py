@@ -1,5 +1,4 @@
-"""On real servers: a theft pages the right people, each part that breaks is told by its own alert, and a healthy
-deployment is silent.
+"""On real servers: a theft pages the right people, what breaks is told by its own alert, health is silent.
 
 One course of events in a deployment whose rules are 30 times as quick as the shipped ones (`scaled.py`). The
 10-minute form of the healthy run, under the shipped durations, is `python tests/bench/healthy_run.py`.
@@ -13,6 +12,7 @@ import shutil
 import signal
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -187,7 +187,7 @@ def check_troubles(stack: Stack, honest: list[KeyTrace]) -> None:
     stack.breaker.set(catalogue.BREAKER_OPEN, 1)
     stack.breaker.set(catalogue.POLICY_MODE, 1, mode="observe")
     for alert, receiver in TROUBLES.items():
-        stack.wait(lambda alert=alert: stack.told(alert), 90, f"{alert} did not fire")
+        stack.wait(partial(stack.told, alert), 90, f"{alert} did not fire")
         assert {n.receiver for n in stack.told(alert)} == {receiver}, alert
     slowed.stop()
     flood.stop()
@@ -199,7 +199,7 @@ def check_troubles(stack: Stack, honest: list[KeyTrace]) -> None:
     lost.wait()
     (stack.folder / "lost.json").write_text("[]")
     for alert in TROUBLES:
-        stack.wait(lambda alert=alert: stack.told(alert, "resolved"), 90, f"{alert} did not resolve")
+        stack.wait(partial(stack.told, alert, "resolved"), 90, f"{alert} did not resolve")
 
 
 def check_panels(stack: Stack) -> None:
