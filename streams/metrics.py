@@ -6,11 +6,12 @@ at 0 with the process; what is read again after a crash counts once more.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from detectors.batch import is_synthetic
 from sinks.metrics import catalogue
 from sinks.metrics.instruments import Instruments
+from sinks.records import Mode
 from streams.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class Metrics:
                 add(catalogue.FINDINGS, family=family)
         for command in outputs.commands:
             add(catalogue.COMMANDS, action=command.action)
+        for notice in outputs.notices:
+            if notice.cause is not None:
+                add(catalogue.BREAKER_TRIPS, cause=notice.cause)
+        for verdict in outputs.verdicts:
+            add(catalogue.FEEDBACK, verdict=verdict)
 
     def observe_latency(self, arrived_ms: int) -> None:
         """Note that a chunk has its verdicts; its oldest record came to its topic then (0: unknown)."""
@@ -66,6 +72,12 @@ class Metrics:
     def time_snapshot(self) -> AbstractContextManager[object]:
         """Time a snapshot, from its capture until it is stored."""
         return self.instruments.time(catalogue.SNAPSHOT_SECONDS)
+
+    def show_policy(self, mode: Mode, *, is_breaker_open: bool) -> None:
+        """Set the gauges of the policy in force."""
+        for name in get_args(Mode):
+            self.instruments.set(catalogue.POLICY_MODE, name == mode, mode=name)
+        self.instruments.set(catalogue.BREAKER_OPEN, is_breaker_open)
 
     def measure(
         self,
