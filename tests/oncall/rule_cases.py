@@ -39,6 +39,7 @@ CASES = (
     ),
     Case("KeySuspected", {_level("rate"): "2x30 stale"}, ("9m",), ("11m", "35m"), "45m", KEY),
     Case("CampaignFound", {_level("campaign"): "1x3 2x5 stale"}, ("3m",), ("5m",), "25m", KEY),
+    Case("ModelAttacked", {_level("model"): "1x3 2x5 stale"}, ("3m",), ("5m",), "25m", 'model="digits"'),
     Case("ExtractionBudgetSpent", {_level("budget"): "1x15 stale"}, ("9m",), ("11m",), "20m", KEY),
     Case(
         "AlertSurge",
