@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from detectors.batch import SYNTHETIC_EPOCH, format_key_reference, parse_key_reference
 from detectors.coldstore import COLD_LIMIT_BYTES, ColdStore
+from detectors.kernelcache import njit
 from detectors.keytable import ENTITY_WORDS, NO_SLOT, KeyTable, pack_entities, unpack_entity
 from detectors.slabs import make_slabs, row_dtype, slot_bytes
 from detectors.slotparts import CHANGED, SlotParts, assemble
