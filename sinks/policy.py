@@ -215,7 +215,11 @@ class PolicyEngine:
             if waiting is not None and state.pending[waiting].until_ms > alert.time_ms:
                 return f"decision {waiting} about this key {WAITS} already"
         standing = self._standing(case)
-        if standing is None or _RANK[standing.action] < _RANK[case.step.action]:
+        if standing is None:
+            return None
+        # A key climbs when it offends again, not when the same offence is told twice.
+        is_same = standing.rule == case.rule.name
+        if not is_same and _RANK[standing.action] < _RANK[case.step.action]:
             return None
         if case.acts and not standing.commanded:
             return None
@@ -237,6 +241,7 @@ class PolicyEngine:
             alert_id=alert.alert_id,
             tenant=alert.tenant,
             plan=alert.plan,
+            rule=case.rule.name,
         )
 
     def _send(self, case: _Case, step: Step) -> tuple[str | None, Command | None]:
