@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
+from detectors.alert import LEVELS
 from detectors.batch import is_synthetic
 from sinks.allowlist import find_cover
 from sinks.breaker import calls_in_window
@@ -223,6 +224,9 @@ class PolicyEngine:
             return None
         if case.acts and not standing.commanded:
             return None
+        # What stands answers for this finding too, so that an undo forgives both.
+        standing.level = max(standing.level, alert.level, key=LEVELS.index)
+        standing.families = tuple(sorted({*standing.families, *alert.families}))
         return f"{standing.action} stands for this key and model already"
 
     def _standing(self, case: _Case) -> Standing | None:

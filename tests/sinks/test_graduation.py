@@ -314,6 +314,15 @@ def test_undo_restores_and_holds_against_the_same_evidence_also_after_a_restart(
         assert sent(decide(one, 30, 300, families=("boundary", "rate"))) == "throttle", "another finding"
 
 
+def test_an_undo_also_forgives_what_was_found_while_the_command_stood() -> None:
+    of = engine()
+    first = decide(of, 0, level="notice", families=("rate",))
+    assert decide(of, 0.1, 1, level="notice", families=("boundary",)).command is None
+    of.operate(act(first, "undo", 0.2))
+    for families in (("rate",), ("boundary",), ("boundary", "rate")):
+        assert decide(of, 0.3, 2, level="notice", families=families).command is None
+
+
 def test_an_undo_leaves_in_mode_observe_if_a_command_stands() -> None:
     of = engine()
     first = decide(of, 0)

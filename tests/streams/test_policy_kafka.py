@@ -73,16 +73,8 @@ def call(deployment: Deployment, *words: str, code: int = 0) -> Any:
 
 def by_ana(deployment: Deployment, *words: str) -> Any:
     """What a person decides, as JSON."""
-    options = (
-        "--signing-key",
-        str(deployment.folder / "ana.pem"),
-        "--as",
-        "ana",
-        "--reason",
-        "a test",
-        "-o",
-        "json",
-    )
+    key = str(deployment.folder / "ana.pem")
+    options = ("--signing-key", key, "--as", "ana", "--reason", "a test", "-o", "json")
     return json.loads(call(deployment, *words, *options).stdout)
 
 
@@ -118,11 +110,10 @@ def test_people_rule_by_command_and_everything_stands_in_the_chain(deployment: D
         (trace.key_reference, [encode_event(event) for event in trace.events()])
         for trace in (attacks["uniform"], attacks["knockoff_rand_kmnist"])
     )
-    (deployment.folder / "strict.yaml").write_text(POLICY, encoding="utf-8")
-    (deployment.folder / "watch.yaml").write_text(
-        POLICY.replace("mode: enforce", "mode: observe"), encoding="utf-8"
-    )
-    by_ana(deployment, "policy", "push", str(deployment.folder / "watch.yaml"))
+    strict, watch = deployment.folder / "strict.yaml", deployment.folder / "watch.yaml"
+    strict.write_text(POLICY, encoding="utf-8")
+    watch.write_text(POLICY.replace("mode: enforce", "mode: observe"), encoding="utf-8")
+    by_ana(deployment, "policy", "push", str(watch))
     worker = deployment.start_real()
     wait(deployment, lambda: deployment.members() == 1)
     pushed = by_ana(deployment, "policy", "push", str(strict))
@@ -131,29 +122,13 @@ def test_people_rule_by_command_and_everything_stands_in_the_chain(deployment: D
 
     send(deployment, first, early[:150])
     send(deployment, second, late[:150])
-    wait(
-        deployment,
-        lambda: {"suspend"} <= set(commands(deployment, first)) & set(commands(deployment, second)),
-    )
-    listed = json.loads(
-        call(
-            deployment,
-            "decisions",
-            "list",
-            "--sent",
-            "--kafka",
-            deployment.environ["MODELWARDEN_KAFKA"],
-            "-o",
-            "json",
-        ).stdout
-    )
+    wait(deployment, lambda: all("suspend" in commands(deployment, key) for key in (first, second)))
+    kafka = ("--kafka", deployment.environ["MODELWARDEN_KAFKA"])
+    listed = json.loads(call(deployment, "decisions", "list", "--sent", *kafka, "-o", "json").stdout)
     undone = next(decision for decision in listed if decision["key"] == first)
     by_ana(deployment, "decisions", "undo", undone["decision_id"][:12])
     by_ana(deployment, "allowlist", "add", "--key", second, "--purpose", "evaluation", "--for", "90d")
-    wait(
-        deployment,
-        lambda: commands(deployment, first)[-1:] == commands(deployment, second)[-1:] == ["restore"],
-    )
+    wait(deployment, lambda: all(commands(deployment, key)[-1] == "restore" for key in (first, second)))
     worker.kill()
     worker.wait()
     send(deployment, first, early[150:])
@@ -166,10 +141,7 @@ def test_people_rule_by_command_and_everything_stands_in_the_chain(deployment: D
     before = deployment.log.count("policy_in_force")
     back = by_ana(deployment, "policy", "rollback")
     assert (back["sequence"], back["rollback_to"], back["policy"].get("mode", "observe")) == (3, 1, "observe")
-    wait(
-        deployment,
-        lambda: f"mode=observe partition={PARTITIONS - 1}" in deployment.log.partition("strict")[2],
-    )
+    wait(deployment, lambda: deployment.log.count("policy_in_force") == before + PARTITIONS)
     worker.terminate()
     assert worker.wait(40) == 0
     check_audit(deployment)
@@ -186,14 +158,10 @@ def check_audit(deployment: Deployment) -> None:
     assert {"alert", "decision", "operator_action", "policy", "allow"} <= {entry.kind for entry in entries}
     findings = call(deployment, "audit", "export", "--format", "ocsf", *kafka).stdout.splitlines()
     assert {json.loads(finding)["class_uid"] for finding in findings} == {2004}
-    last = next(m for m in deployment.read("audit") if b'"alert"' in (m.value or b""))
-    forged = (
-        (last.value or b"")
-        .replace(b'"level":"critical"', b'"level":"notice"')
-        .replace(b'"level":"warning"', b'"level":"notice"')
-    )
-    assert forged != last.value
-    deployment.bus.send(f"{deployment.prefix}audit", forged, partition=last.partition)
+    true = next(m for m in deployment.read("audit") if b'"kind":"alert"' in (m.value or b""))
+    forged = (true.value or b"").replace(b'"query_count":', b'"query_count":1')
+    assert forged != true.value
+    deployment.bus.send(f"{deployment.prefix}audit", forged, partition=true.partition)
     deployment.bus.flush()
     broken = json.loads(call(deployment, "audit", "verify", *kafka, "-o", "json", code=1).stdout)
     assert {fault["kind"] for fault in broken["faults"]} >= {"changed"}
