@@ -52,6 +52,7 @@ def _records(outputs: Outputs) -> Iterator[tuple[str, str, str, Any]]:
     for rejection in outputs.rejections:
         letter = dead_letter(rejection)
         place = f"{letter.topic}/{letter.partition}/{letter.offset}"
+        place += "" if letter.row is None else f"/{letter.row}"
         yield "dead-letter", place, place, letter
     for alert in outputs.alerts:
         yield "alerts", alert.alert_id, alert.key, alert

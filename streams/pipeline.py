@@ -27,6 +27,7 @@ from streams.clock import SystemClock
 from streams.codec import decode_events
 from streams.deadletter import DeadLetterLimit
 from streams.errors import SettingsError, SigningError, StateVersionError
+from streams.samples import load_references as load_shipped_references
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -353,7 +354,7 @@ def build_pipeline(
         references = {} if path is None else load_references(path)
     signer = None if settings.signing_key_file is None else load_signer(settings.signing_key_file)
     policy = PolicyEngine(load_policy(settings.policy_file, settings.policy_mode), signer)
-    engine = Engine(settings.engine, references)
+    engine = Engine(settings.engine, references, load_shipped_references())
     return Pipeline(engine, policy, settings, SystemClock() if live else None, trusted_keys(settings))
 
 
