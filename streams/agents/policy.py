@@ -19,8 +19,8 @@ from sinks.metrics import catalogue
 from sinks.policytopic import PolicyInForce, PolicyLedger
 from sinks.trustedkeys import TrustedKeys
 from streams.errors import ModelwardenError
-from streams.pipeline import trusted_keys
 from streams.recovery import open_reader
+from streams.trust import trusted_keys
 
 if TYPE_CHECKING:
     from sinks.metrics.instruments import Instruments
