@@ -21,8 +21,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from detectors.kernelcache import njit
 from detectors.keylevel import tail
 from detectors.reference import ModelAlarmReference
 from detectors.tails import fit_tail
