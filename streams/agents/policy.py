@@ -110,7 +110,7 @@ class PolicyFeed:
     def _take_allow(self, value: bytes | None, _source: str) -> None:
         if value is not None:  # a tombstone removes what was withdrawn
             self._allowlist.take(value)
-            self._current = msgspec.structs.replace(self._current, allowlist=self._allowlist.entries)
+            self._current = msgspec.structs.replace(self._current, allowlist=self._allowlist.records)
 
 
 def add_policy_agent(app: WorkerApp) -> None:
