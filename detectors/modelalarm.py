@@ -53,8 +53,8 @@ LEAST_WINDOWS = 20
 CALM = 1.0
 """The alarm may sound again after a look of a kind that honest traffic shows at least so often a week."""
 _EXCESS_FLOOR = 0.3
-"""Smallest mean excess of the tail that is believed: with 0.1, keys of the other half of one model's customers
-made 15 alarms in a week, with this two."""
+"""Smallest mean excess of the tail that is believed: with 0.1, the other half of one model's customers made
+15 alarms in a week, with this two."""
 _WEEK_MS = 604_800_000
 _DAY_MS = 86_400_000
 _EMPTY = -1
