@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import faust
 import structlog
+from aiokafka.errors import KafkaError
 
 from detectors.batch import SKETCH_SIZE, format_key_reference
 from sinks.records import ServingEvent
@@ -163,7 +164,12 @@ class WorkerApp(faust.App):
 
     async def stop_for(self, error: Exception) -> None:
         """Log why the worker cannot go on, and stop it with exit code 1."""
-        _log.error("worker_failed", error=str(error), kind=type(error).__name__)
+        told = (
+            f"the brokers did not do what they were asked: {error}"
+            if isinstance(error, KafkaError)
+            else str(error)
+        )
+        _log.error("worker_failed", error=told, kind=type(error).__name__)
         await self.crash(error)
 
     async def _take_over(self, *_sender: Any, **_options: Any) -> None:

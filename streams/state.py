@@ -289,7 +289,7 @@ class FencedState:
     async def _restore_one(self, found: Found, generation: int) -> tuple[PartitionState, SnapshotMeta | None]:
         """Return a partition's state as of its newest whole snapshot, or empty if there never was one."""
         restored = await self._store.read(found)
-        pipeline = self._build(self._settings)
+        pipeline = await asyncio.to_thread(self._build, self._settings)
         meta = None if restored is None else restored[0].meta
         policy = self._set_policy(pipeline, None if meta is None else meta.policy)
         if restored is not None:
