@@ -20,6 +20,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from detectors.batch import SKETCH_SIZE, format_key_reference
+from sinks.metrics import catalogue
 from sinks.records import ServingEvent
 from sinks.serving.event import encode_event
 from streams.agents.events import add_events_agent
@@ -36,13 +37,13 @@ from streams.selfwatch import SelfWatch
 from streams.settings import Settings, load_settings
 from streams.state import FencedState
 from streams.statestore import StateStore
-from streams.topics import TopicError, check_topics
+from streams.topics import require_topics
 from streams.watchdog import RESTART_EXIT_CODE, Watchdog, ask_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sinks.policyfile import Policy
+    from sinks.policytopic import PolicyInForce
     from streams.faustbatch import Chunk
     from streams.partitionstate import Step
     from streams.pipeline import Pipeline
@@ -79,7 +80,7 @@ class WorkerApp(faust.App):
         self.metrics = Metrics()
         self.store = StateStore(settings)
         self.fences = FencedState(settings, build, self.outputs, self.store, self.metrics)
-        self.policies = PolicyFeed(settings)
+        self.policies = PolicyFeed(settings, self.fences.policy, self.metrics.instruments)
         self.self_watch = SelfWatch(self)
         self.watchdog = Watchdog(
             settings.watchdog,
@@ -115,13 +116,7 @@ class WorkerApp(faust.App):
         await super().on_first_start()
         await self.self_watch.start()
         settings = self.worker_settings
-        reports = await asyncio.to_thread(check_topics, settings.kafka, prefix=settings.topic_prefix)
-        wrong = [report for report in reports if not report.ok]
-        if wrong:
-            more = f" (and {len(wrong) - 1} more: `modelwarden topics check`)" if len(wrong) > 1 else ""
-            raise TopicError(
-                f"topic {wrong[0].topic}", wrong[0].finding + more, "Then start the worker again"
-            )
+        await asyncio.to_thread(require_topics, settings.kafka, prefix=settings.topic_prefix)
         await asyncio.to_thread(warm_up, self.build, settings)
         await self.outputs.start()
         await self.store.start()
@@ -153,12 +148,13 @@ class WorkerApp(faust.App):
         if chunk.seek_count == self.consumer.seek_count:
             self.fences.hold(chunk, step)
 
-    async def adopt(self, policy: Policy) -> None:
+    async def adopt(self, policy: PolicyInForce) -> None:
         """Put a policy in force; one that cannot be (it needs a signing key, say) is logged and left."""
         try:
             self.fences.set_policy(policy)
         except PolicyError as error:
             _log.error("policy_refused", source=policy.policy_version, error=str(error))
+            self.metrics.instruments.add(catalogue.POLICY_REFUSED)
         else:
             await self._snapshot()
 

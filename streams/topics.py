@@ -130,6 +130,14 @@ def check_topics(
         return _check(admin, prefix, partitions)
 
 
+def require_topics(bootstrap: str, *, prefix: str = DEFAULT_PREFIX) -> None:
+    """Raise TopicError, with what to do, if a topic is not what a worker needs."""
+    wrong = [report for report in check_topics(bootstrap, prefix=prefix) if not report.ok]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more: `modelwarden topics check`)" if len(wrong) > 1 else ""
+        raise TopicError(f"topic {wrong[0].topic}", wrong[0].finding + more, "Then start the worker again")
+
+
 def _new_topic(spec: TopicSpec, prefix: str, partitions: int, replication: int) -> Any:
     config = {"cleanup.policy": _policy(spec), **_ARRIVAL_TIME, **spec.config}
     return NewTopic(prefix + spec.name, partitions if spec.keyed else 1, replication, topic_configs=config)

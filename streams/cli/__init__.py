@@ -9,6 +9,8 @@ defect of the program; 130 interrupted.
 
 from __future__ import annotations
 
+import errno
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -35,7 +37,8 @@ NOUNS = {
         "worker": "Detect: read events, write alerts, decisions and commands.",
         "topics": "Make the topics of a deployment, or check them.",
         "kafka": "Run one Apache Kafka node on loopback.",
-        "policy": "Check a policy, make a signing key.",
+        "policy": "Check, publish and roll back the policy; keep the signing keys.",
+        "rules": "Test the policy's rules, and see what a change would do.",
         "settings": "Show the settings in force.",
         "doctor": "Check everything that a worker needs, and say what to do.",
         "metrics": "List every metric and what it tells.",
@@ -49,7 +52,10 @@ NOUNS = {
         "key": "Show what was found about an API key, and why.",
         "alerts": "List and show alerts.",
         "campaigns": "List keys that are one attacker.",
-        "decisions": "List what the policy decided.",
+        "decisions": "List what the policy decided; approve, reject, undo.",
+        "appeals": "Put a customer's objection on record, and answer it.",
+        "allowlist": "Keys that no command touches.",
+        "audit": "Verify and export the chain of everything decided and done.",
         "completion": "Print the completion script of a shell.",
     },
 }
@@ -69,6 +75,17 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = import_module(f"streams.cli.{cmd_name}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; suggest the nearest for a misspelt one."""
+        nouns = self.list_commands(ctx)
+        if args[0] not in nouns:
+            near = get_close_matches(args[0], nouns, n=1)
+            do = f"Did you mean {near[0]}?" if near else "`modelwarden --help` lists all."
+            ctx.fail(f"No such command '{args[0]}'. {do}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the nouns by what they are for, without importing them."""
@@ -113,6 +130,9 @@ class LazyGroup(click.Group):
 
 def _explain(error: Exception) -> str:
     """Return what went wrong, on one line."""
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        place = "" if error.filename is None else f"{error.filename}: "
+        return f"{place}{error.strerror}. Free some space, or write to another disk."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}. Check the path and its permissions."
     return " ".join(str(error).split())

@@ -31,5 +31,10 @@ def command(settings_file: Path | None) -> None:
     settings = load_settings(settings_file, os.environ)
     setup_logs(settings.log)
     from streams.app import build_app, run_worker  # noqa: PLC0415 - Faust takes a second to import
+    from streams.pipeline import build_pipeline  # noqa: PLC0415
+    from streams.topics import require_topics  # noqa: PLC0415
 
+    # What cannot work is refused here, in one line; later it would be one among Faust's.
+    build_pipeline(settings)
+    require_topics(settings.kafka, prefix=settings.topic_prefix)
     run_worker(build_app(settings))

@@ -139,6 +139,7 @@ STRICTER = """
 version: stricter
 rules:
   - name: warning-suspend
+    maturity: stable
     conditions: {levels: [warning, critical]}
     action: suspend
     duration_s: 3600
@@ -147,6 +148,7 @@ OBSERVING = """
 version: observing
 rules:
   - name: watch-all
+    maturity: stable
     action: watch
     duration_s: 3600
 """
