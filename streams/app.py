@@ -84,7 +84,7 @@ class WorkerApp(faust.App):
         self.self_watch = SelfWatch(self)
         self.watchdog = Watchdog(
             settings.watchdog,
-            positions=self.fences.read_positions,
+            positions=self.fences.positions,
             is_rebalancing=lambda: bool(self.rebalancing),
             bounds=partial(ask_bounds, settings.kafka),
         )
