@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from detectors.coldstore import COLD_LIMIT_BYTES, ColdStore
+from detectors.kernelcache import njit
 from detectors.keytable import ENTITY_WORDS, KeyTable
 from detectors.slabs import make_slabs, row_dtype, slot_bytes
 from detectors.slotparts import CHANGED, SlotParts, assemble
@@ -30,6 +30,7 @@ _HEADER: Fields = {
     "first_offset": ("i8", ()),
     "hypothesis": ("u4", ()),
     "discovered": ("u1", ()),
+    "verdict": ("u1", ()),
 }
 FIELDS: Fields = {**_HEADER, **WATCH_FIELDS}
 """Everything kept of a hot key."""
@@ -38,6 +39,7 @@ _COLD_NAMES = (
     *("count", "first_ms", "first_offset", "level", "promoted"),
     *("surprise_peak", "z_peak", "mean", "mass"),
     *("cells", "cell_count", "label_count", "fresh", "held", "told", "hypothesis", "discovered"),
+    "verdict",
 )
 _HALVED = {"z_peak", "mean", "mass"}
 COLD_ROW = np.dtype(
