@@ -244,6 +244,9 @@ def test_every_attack_is_suspended_by_signed_commands_though_the_worker_is_kille
     assert attackers <= {alert.key for alert in written}
     assert attackers == {command.key for command in sent if command.action == "suspend"}
     assert attackers >= {command.key for command in sent if command.action in HARMFUL}
+    assert set(re.findall(r"worker_ready.*generation=(\d+)", deployment.log)) == {"1"}, (
+        "a static member comes back without a rebalance"
+    )
 
 
 def get(deployment: Deployment, path: str) -> str:
@@ -252,9 +255,6 @@ def get(deployment: Deployment, path: str) -> str:
     text = connection.getresponse().read().decode()
     connection.close()
     return text
-    assert set(re.findall(r"worker_ready.*generation=(\d+)", deployment.log)) == {"1"}, (
-        "a static member comes back without a rebalance"
-    )
 
 
 def scrape(deployment: Deployment) -> tuple[str, dict[str, float]]:
