@@ -34,6 +34,7 @@ NOUNS = {
         "evaluate": "Measure detection and false alarms on labelled traces.",
     },
     "Run it": {
+        "warmup": "Compile the kernels, so that workers start in seconds.",
         "worker": "Detect: read events, write alerts, decisions and commands.",
         "topics": "Make the topics of a deployment, or check them.",
         "kafka": "Run one Apache Kafka node on loopback.",
