@@ -22,5 +22,5 @@ def test_every_format_is_warm_afterwards() -> None:
         record._fill,
         columns._fill,
     ]
-    compiled = [len(kernel.signatures) for kernel in kernels]  # type: ignore[attr-defined] # numba's
+    compiled = [len(kernel.signatures) for kernel in kernels]
     assert compiled == [1] * len(kernels), "each for one kind of arrays, and so for all"
