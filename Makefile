@@ -39,10 +39,10 @@ lint: .venv/test-installed ## Everything but the tests
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/run-installed
 
-packages: ## Install the programs that some tests use: Prometheus, Alertmanager, Chromium (Debian; needs root)
+packages: ## Install the programs that some tests use: Prometheus, Alertmanager, Chromium, nginx (Debian; needs root)
 	apt-get update -qq
 	apt-get install -qq -y --no-install-recommends $(PACKAGES)
-PACKAGES := prometheus prometheus-alertmanager chromium fonts-dejavu-core
+PACKAGES := prometheus prometheus-alertmanager chromium fonts-dejavu-core nginx-light
 
 bench: .venv/test-installed .venv-bench/installed ## Compare throughput with other consumers on one broker (about 20 minutes)
 	$(BIN)/python tests/bench/throughput
