@@ -51,7 +51,8 @@ HEARTBEAT_S = 1.0
 COMMIT_INTERVAL_S = 1.0
 SNAPSHOT_INTERVALS_S, BIG_STATE_BYTES = (10.0, 30.0), 256 * 1024 * 1024
 """Unless set: the longer one for a state that takes seconds to store."""
-QUEUED_CHUNKS = 32
+QUEUED_CHUNKS = 4
+"""Few: what waits here was cut when traffic was light; while it waits, the next fetch grows larger instead."""
 FETCH_BYTES = 4 * 1024 * 1024
 
 _log = structlog.get_logger(__name__)
