@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 
 WARM_SHARE = 0.2
@@ -35,8 +34,7 @@ class Meter:
             return False
         events = self.count - count
         figures = {"events": events, "cpu_s": cpu - start_cpu, "wall_s": now - start}
-        sys.stdout.write(json.dumps(figures) + "\n")
-        sys.stdout.flush()
+        os.write(1, json.dumps(figures).encode() + b"\n")  # Faust turns sys.stdout into a log
         return True
 
     def end(self, events: int) -> None:
