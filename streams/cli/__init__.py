@@ -52,6 +52,7 @@ NOUNS = {
         "alerts": "List and show alerts.",
         "campaigns": "List keys that are one attacker.",
         "decisions": "List what the policy decided.",
+        "support": "Gather what is needed to help, without secrets.",
         "completion": "Print the completion script of a shell.",
     },
 }
