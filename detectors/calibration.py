@@ -14,6 +14,7 @@ import numpy as np
 from detectors.budget import SPREAD_COLUMNS, Budget, fit_extraction
 from detectors.familiar import learn_points
 from detectors.keylevel import standardise, tail
+from detectors.lesson import make_lesson
 from detectors.modelalarm import fit_model_alarm
 from detectors.reference import EventReference, ExtractionReference, KeyReference, ModelReference
 from detectors.secondopinion import fit_river
@@ -102,8 +103,10 @@ def fit_reference(model: str, batches: Sequence[EventBatch]) -> ModelReference:
     spread = fit_spread(slabs)._replace(median=told.median, high=told.high)
     key = make_key_reference(spread, fit_tails(peaks, GROUP_OF), len(batches))
     river = fit_river([path.features for path in paths])
-    extraction = _fit_extraction(event, join_samples(samples), paths)
-    return ModelReference(model, event, key, river, extraction, _fit_alarm(batches, held_z, key))
+    extraction, account = _fit_extraction(event, join_samples(samples), paths)
+    lesson = make_lesson(samples, {**slabs, **account, "z_peak": peaks}, attacker_ratio=0.0)
+    alarm = _fit_alarm(batches, held_z, key)
+    return ModelReference(model, event, key, river, extraction, alarm, lesson)
 
 
 def _fit_alarm(
@@ -116,13 +119,19 @@ def _fit_alarm(
     return fit_model_alarm(owner[order], surprise[order])
 
 
-def _fit_extraction(event: EventReference, sample: Sample, paths: Sequence[Progress]) -> ExtractionReference:
-    """Learn what ordinary traffic spreads over, then what each key held at most by that measure."""
+def _fit_extraction(
+    event: EventReference, sample: Sample, paths: Sequence[Progress]
+) -> tuple[ExtractionReference, dict[str, NDArray[Any]]]:
+    """Learn what ordinary traffic spreads over, then what each key held at most by that measure.
+
+    Return also each key's entropy of classes, freshness and holding, as `make_lesson` takes them.
+    """
     seen = [path.spread[np.isfinite(path.spread[:, 0])] for path in paths]
-    last = np.array([spread[-1] for spread in seen if len(spread)]).reshape(-1, SPREAD_COLUMNS)
+    last = np.array([spread[-1] if len(spread) else np.zeros(SPREAD_COLUMNS) for spread in seen])
     draft = fit_extraction(event, sample.input_sketch, last[:, 2], last[:, 3:], np.empty(0, np.float32))
     held = [np.nan_to_num(Budget(draft).parts(spread)[:, 0]).max(initial=0) for spread in seen]
-    return replace(draft, held=np.sort(held).astype(np.float32))
+    account = {"label_nats": last[:, 2], "fresh": last[:, 3:], "held": np.array(held)}
+    return replace(draft, held=np.sort(held).astype(np.float32)), account
 
 
 def _folds(count: int) -> list[NDArray[np.bool_]]:
@@ -164,13 +173,13 @@ def join_samples(samples: Sequence[Sample]) -> Sample:
     return Sample(*(np.concatenate(column) for column in zip(*samples, strict=True)))
 
 
-def last_rows(sample: Sample, count: int) -> Sample:
-    """Return the last rows of a sample."""
+def take_rows(sample: Sample, rows: NDArray[np.int64] | slice) -> Sample:
+    """Return some rows of a sample."""
     return Sample(
-        sample.input_sketch[-count:],
-        sample.embedding_sketch[-count:],
-        sample.predicted_class[-count:],
-        sample.margin[-count:],
+        sample.input_sketch[rows],
+        sample.embedding_sketch[rows],
+        sample.predicted_class[rows],
+        sample.margin[rows],
     )
 
 

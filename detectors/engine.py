@@ -22,7 +22,8 @@ from detectors.falsediscovery import OnlineFalseDiscovery, alerted_e_value_log10
 from detectors.keystate import KEY_LAYOUT, KeyState
 from detectors.keysummary import KeySummary
 from detectors.keytable import NO_SLOT, pack_entities, unpack_entity
-from detectors.learner import Learner
+from detectors.learner import BORROWED_KEYS, GUILTY, HONEST, Learner
+from detectors.lesson import join_lessons, thin
 from detectors.modelalarm import ModelAlarm
 from detectors.modelalert import make_model_alert
 from detectors.parts import PartWriter, StateError
@@ -40,12 +41,12 @@ if TYPE_CHECKING:
     from detectors.alert import Alert
     from detectors.base import Array
     from detectors.batch import EventBatch
-    from detectors.reference import ModelReference
+    from detectors.reference import Lesson, ModelReference
     from detectors.watch import Reached, Watched
 
 __all__ = ["STATE_VERSION", "Engine", "EngineSettings", "KeySummary", "StateError"]
 
-STATE_VERSION = 6
+STATE_VERSION = 7
 
 _CHUNK_ROWS = 8192
 
@@ -59,11 +60,20 @@ class Engine:
         Bounds.
     references
         References by model name; a model without one learns from its own traffic.
+    borrowed
+        More references by model name, which nothing is compared with: what is known of their honest keys, and
+        of those of `references`, helps a model of another name that learns.
     """
 
-    def __init__(self, settings: EngineSettings, references: Mapping[str, ModelReference]) -> None:
+    def __init__(
+        self,
+        settings: EngineSettings,
+        references: Mapping[str, ModelReference],
+        borrowed: Mapping[str, ModelReference] | None = None,
+    ) -> None:
         self._settings = settings
         self._references = dict(references)
+        self._borrowed = {**(borrowed or {}), **references}
         self._clear()
 
     def _clear(self) -> None:
@@ -98,7 +108,7 @@ class Engine:
         return alerts
 
     def forgive(self, key: str, model: str | None) -> None:
-        """Suppress findings about a key (a person said: honest); None: in all models.
+        """Suppress findings about a key (a person said: honest), and learn from it; None: in all models.
 
         Raises
         ------
@@ -106,10 +116,12 @@ class Engine:
             If the text is not a key reference.
         """
         self._forgiven.add((key, model))
-        self._reset_level(key, model)
+        self._reset_level(key, model, HONEST)
 
     def condemn(self, key: str, model: str | None) -> None:
         """Lift a suppression again (a person said: guilty), so that what is found is said once more.
+
+        A model without a reference does not learn from that key any more.
 
         Raises
         ------
@@ -117,7 +129,7 @@ class Engine:
             If the text is not a key reference.
         """
         self._forgiven.discard((key, model))
-        self._reset_level(key, model)
+        self._reset_level(key, model, GUILTY)
 
     def summary(self, key: str, model: str) -> KeySummary | None:
         """Return what is known of a hot key, or None.
@@ -369,11 +381,18 @@ class Engine:
         number = len(self._models)
         self._models.append(model)
         reference = self._references.get(model)
-        self._watches.append(Learner(model) if reference is None else Watch(reference))
+        self._watches.append(Learner(model, self._borrow(model)) if reference is None else Watch(reference))
         self._campaigns.append(CampaignDetector(self._settings.campaign_keys))
         self._alarms.append(ModelAlarm(None if reference is None else reference.alarm))
         if reference is not None and reference.river is not None:
             self._second.add_model(number, reference.river)
+
+    def _borrow(self, model: str) -> Lesson | None:
+        """Return what is known of honest keys of other models."""
+        lessons = [
+            r.lesson for name, r in sorted(self._borrowed.items()) if name != model and r.lesson is not None
+        ]
+        return join_lessons([thin(lesson, 0, BORROWED_KEYS) for lesson in lessons]) if lessons else None
 
     def _members(self, model: int) -> NDArray[np.int64]:
         """Return the slots of a model's keys, without the canary's."""
@@ -381,11 +400,12 @@ class Engine:
         is_real = rest >> np.uint64(32) != SYNTHETIC_EPOCH
         return np.flatnonzero(((rest & np.uint64(0xFFFFFFFF)) == model) & is_real)
 
-    def _reset_level(self, key: str, model: str | None) -> None:
+    def _reset_level(self, key: str, model: str | None, verdict: int) -> None:
         self._changes += 1
         for slot in self._slots_of(key):
             if model in {None, self._models[unpack_entity(self._keys.table.entities[slot])[3]]}:
                 self._keys.slabs["level"][slot] = self._keys.slabs["told"][slot] = 0
+                self._keys.slabs["verdict"][slot] = verdict
                 self._keys.touch(np.array([slot]))
 
     def _slots_of(self, key: str) -> list[int]:

@@ -30,6 +30,7 @@ _HEADER: Fields = {
     "first_offset": ("i8", ()),
     "hypothesis": ("u4", ()),
     "discovered": ("u1", ()),
+    "verdict": ("u1", ()),
 }
 FIELDS: Fields = {**_HEADER, **WATCH_FIELDS}
 """Everything kept of a hot key."""
@@ -38,6 +39,7 @@ _COLD_NAMES = (
     *("count", "first_ms", "first_offset", "level", "promoted"),
     *("surprise_peak", "z_peak", "mean", "mass"),
     *("cells", "cell_count", "label_count", "fresh", "held", "told", "hypothesis", "discovered"),
+    "verdict",
 )
 _HALVED = {"z_peak", "mean", "mass"}
 COLD_ROW = np.dtype(

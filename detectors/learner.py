@@ -1,8 +1,10 @@
 """Learning a model's reference from its own live traffic, attackers included.
 
-Stages, each ending when the model's event count has doubled often enough: collect events; then with an event
-level, follow the keys' means; then with their spread, follow the largest z-values; then watch, and learn
-again at every doubling. A share of the keys is taken to be attackers whose values say nothing.
+Learned at every doubling of the model's event count: events first, then how far keys differ, then how far
+they get in their lives. The rows of honest keys of other models are borrowed (`detectors.lesson`), so that a
+watch begins with the first events that are known, and young keys do not say how far old ones may get. Likely
+attackers are left out: keys that a person called guilty, and the oddest of those that were alerted, as far as
+`CONTAMINATION_RATIO` goes; some of the rest are taken to be attackers whose values say nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +24,21 @@ from detectors.calibration import (
     fit_spread,
     fit_tails,
     join_samples,
-    last_rows,
     make_key_reference,
     sample_rows,
+    take_rows,
     z_values,
 )
 from detectors.keylevel import note_peaks
-from detectors.reference import EventReference, ExtractionReference, KeyReference, ModelReference, as_arrays
+from detectors.lesson import join_lessons, make_lesson, thin
+from detectors.reference import (
+    EventReference,
+    ExtractionReference,
+    KeyReference,
+    Lesson,
+    ModelReference,
+    as_arrays,
+)
 from detectors.signals.coverage import label_nats
 from detectors.statistics import GROUP_OF
 from detectors.track import MEAN_FIELDS, Track
@@ -51,8 +61,22 @@ EVENTS_OF_KEY = 32
 """A key's first events that are sampled."""
 SAMPLE_ROWS = 8192
 """Events sampled, the latest."""
-CONTAMINATION_RATIO = 0.05
-"""Share of the keys that may be attackers."""
+CONTAMINATION_RATIO = 0.07
+"""Share of the keys that may be attackers, and most that are left out."""
+PEELED_LEVEL = 1
+"""Keys that reached this level are not learned from, the oddest first. Peeling at warnings alone missed
+attacks among the first customers, peeling up to a tenth of the keys doubled false alarms."""
+RESIDUAL_RATIO = 0.02
+"""Share of the keys that may be attackers once those are left out that were alerted."""
+UNJUDGED, HONEST, GUILTY = 0, 1, 2
+"""What a person said of a key (slab `verdict`)."""
+BORROWED_KEYS = 100
+"""Keys of other models that are learned from beside the model's own, at most: they decide at first, little
+later. Half as many gave twice the false alarms on the first day."""
+SETTLED_QUERIES = 32
+"""A younger key says nothing of how far honest keys get in their lives."""
+LIVE_KEYS_COUNT = 4
+"""So many keys learned from live traffic count as one that is known to be honest (`EXTRAPOLATION_LIMIT`)."""
 TRIM_RATIO = 0.1
 """Share of the sampled events that may be theirs."""
 EVENT_FITS_EVERY = 2
@@ -68,9 +92,10 @@ class Learner:
         Doublings of the event count at which something was learned.
     """
 
-    def __init__(self, model: str) -> None:
-        """Start with nothing."""
+    def __init__(self, model: str, borrowed: Lesson | None = None) -> None:
+        """Start with nothing of the model's own, and what is known of honest keys of other models, if any."""
         self.model = model
+        self._borrowed = None if borrowed is None else thin(borrowed, key_rows=BORROWED_KEYS)
         self.seen = 0
         self.next_fit = FIRST_FIT_EVENTS
         self.fits = 0
@@ -118,18 +143,30 @@ class Learner:
         self.next_fit *= 2
         if len(members) < LEAST_KEYS or self.sample is None:
             return
-        names = (*MEAN_FIELDS, "z_peak", "fresh", "held", "label_count")
-        mine = {name: slabs[name][members] for name in names}
-        if self.spread is not None:
-            self.spread = fit_spread(mine, CONTAMINATION_RATIO)
-            tails = fit_tails(mine["z_peak"], GROUP_OF, CONTAMINATION_RATIO)
-            self.extraction = self._fit_extraction(mine)
-            self._watch(make_key_reference(self.spread, tails, len(members)))
-        elif self.event is not None:
-            self.spread = fit_spread(mine, CONTAMINATION_RATIO)
-        if self.fits % EVENT_FITS_EVERY == 0:
+        first, learn_tails = self.event is None, self.spread is not None or self._borrowed is not None
+        if first:
+            self.learn_events()
+        if self.event is not None and (not first or self._borrowed is not None):
+            members, attacker_ratio = _peel(slabs["level"], slabs["verdict"], members)
+            lesson = self._lesson(slabs, members[:0] if first else members, attacker_ratio)
+            known = lesson if self._borrowed is None else join_lessons([lesson, self._borrowed])
+            self.spread = fit_spread(as_arrays(known), attacker_ratio)
+            if learn_tails:
+                settled = known.value_mass.max(axis=1) >= SETTLED_QUERIES
+                ripe = settled if settled.sum() >= LEAST_KEYS else np.ones_like(settled)
+                tails = fit_tails(known.z_peak[ripe], GROUP_OF, attacker_ratio)
+                self.extraction = self._fit_extraction(lesson)
+                own = max(int(settled[: len(lesson.held)].sum()) // LIVE_KEYS_COUNT, 1)
+                self._watch(make_key_reference(self.spread, tails, own), lesson)
+        if not first and self.fits % EVENT_FITS_EVERY == 0:
             self.learn_events()
         self.fits += 1
+
+    def _lesson(self, slabs: Slabs, members: NDArray[np.int64], attacker_ratio: float) -> Lesson:
+        names = (*MEAN_FIELDS, "z_peak", "fresh", "held")
+        rows = {name: slabs[name][members] for name in names}
+        rows["label_nats"] = label_nats(slabs["label_count"][members])
+        return make_lesson([self.sample] if self.sample else [], rows, attacker_ratio)
 
     def learn_events(self) -> None:
         """Learn the event level from the sample, unless no event carries a sketch."""
@@ -143,18 +180,18 @@ class Learner:
         self.event = event
         self._track = Track(self.event)
         if self.watch is not None:
-            self._watch(self.watch.reference.key)
+            self._watch(self.watch.reference.key, self.watch.reference.lesson)
 
-    def _watch(self, key: KeyReference) -> None:
+    def _watch(self, key: KeyReference, lesson: Lesson | None) -> None:
         if self.event is not None:
-            reference = ModelReference(self.model, self.event, key, extraction=self.extraction)
+            reference = ModelReference(self.model, self.event, key, extraction=self.extraction, lesson=lesson)
             self.watch = Watch(reference)
 
-    def _fit_extraction(self, mine: Mapping[str, NDArray[Any]]) -> ExtractionReference | None:
+    def _fit_extraction(self, lesson: Lesson) -> ExtractionReference | None:
         if self.event is None or self.sample is None:
             return None
-        nats = label_nats(mine["label_count"])
-        return fit_extraction(self.event, self.sample.input_sketch, nats, mine["fresh"], mine["held"])
+        sketch = self.sample.input_sketch
+        return fit_extraction(self.event, sketch, lesson.label_nats, lesson.fresh, lesson.held)
 
     def _collect(self, batch: EventBatch, number: NDArray[np.int64]) -> None:
         rows = np.flatnonzero((number <= EVENTS_OF_KEY) & (batch.key_epoch != SYNTHETIC_EPOCH))
@@ -162,7 +199,7 @@ class Learner:
             return
         fresh = sample_rows(batch, rows)
         joined = fresh if self.sample is None else join_samples([self.sample, fresh])
-        self.sample = last_rows(joined, SAMPLE_ROWS)
+        self.sample = take_rows(joined, slice(-SAMPLE_ROWS, None))
 
     def dump(self) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
         """Return the state as arrays and numbers."""
@@ -177,6 +214,8 @@ class Learner:
             arrays |= {f"extraction.{name}": array for name, array in as_arrays(self.extraction).items()}
         if self.watch is not None:
             arrays |= {f"key.{name}": array for name, array in as_arrays(self.watch.reference.key).items()}
+            lesson = self.watch.reference.lesson
+            arrays |= {} if lesson is None else {f"lesson.{n}": a for n, a in as_arrays(lesson).items()}
         return arrays, {"seen": self.seen, "next_fit": self.next_fit, "fits": self.fits}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], numbers: Mapping[str, int]) -> None:
@@ -188,7 +227,9 @@ class Learner:
             If something is missing from it.
         """
         self.seen, self.next_fit, self.fits = numbers["seen"], numbers["next_fit"], numbers["fits"]
-        parts = {name: named(arrays, name) for name in ("sample", "event", "spread", "extraction", "key")}
+        parts = {
+            name: named(arrays, name) for name in ("sample", "event", "spread", "extraction", "key", "lesson")
+        }
         self.sample = Sample(**parts["sample"]) if parts["sample"] else None
         self.spread = Spread(**parts["spread"]) if parts["spread"] else None
         if parts["extraction"]:
@@ -197,4 +238,22 @@ class Learner:
             self.event = EventReference(**parts["event"])
             self._track = Track(self.event)
         if parts["key"]:
-            self._watch(KeyReference(**parts["key"]))
+            lesson = Lesson(**parts["lesson"]) if parts["lesson"] else None
+            self._watch(KeyReference(**parts["key"]), lesson)
+
+
+def _peel(
+    level: NDArray[np.uint8], verdict: NDArray[np.uint8], members: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], float]:
+    """Leave out likely attackers; return who stays, and the share of those that may still be attackers.
+
+    A person's word counts first: who was called guilty is never learned from, who was called honest always.
+    Beyond that, keys that were warned of go, the oddest first, as far as attackers are expected.
+    """
+    said, reached = verdict[members], level[members].astype(int)
+    suspects = np.flatnonzero((reached >= PEELED_LEVEL) & (said == UNJUDGED))
+    most = int(CONTAMINATION_RATIO * len(members))
+    suspects = suspects[np.argsort(-reached[suspects], kind="stable")[:most]]
+    left = CONTAMINATION_RATIO - len(suspects) / len(members)
+    gone = np.concatenate([suspects, np.flatnonzero(said == GUILTY)])
+    return np.delete(members, gone), max(left, RESIDUAL_RATIO)

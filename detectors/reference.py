@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-REFERENCE_VERSION = 1
+REFERENCE_VERSION = 2
 STATISTIC_NAMES = tuple(statistic.name for statistic in STATISTICS)
 
 
@@ -144,6 +144,46 @@ class ExtractionReference:
 
 
 @dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a reference was learned from, bounded (`detectors.lesson`): m benign events, K benign keys.
+
+    Attributes
+    ----------
+    input_sketch, embedding_sketch : float16 (m, 32)
+    predicted_class : int32 (m,)
+    margin : float16 (m,)
+    owner : int32 (m,)
+        Number of the key that sent the event, any number a key; -1 where keys were not told apart.
+    value_mass, value_mean, value_square : float32 (K, V)
+        Of each key: the weight of each value, its mean, its summed squared deviations.
+    z_peak : float32 (K, S)
+        The key's largest z-values.
+    fresh : float32 (K, 2)
+        Summed weight of the key's queries, and their number.
+    held : float32 (K,)
+        The most queries that it held.
+    label_nats : float32 (K,)
+        Entropy of its answers' classes.
+    attacker_ratio : float32 (1,)
+        Share of the keys that may be attackers.
+    """
+
+    input_sketch: NDArray[np.float16]
+    embedding_sketch: NDArray[np.float16]
+    predicted_class: NDArray[np.int32]
+    margin: NDArray[np.float16]
+    owner: NDArray[np.int32]
+    value_mass: NDArray[np.float32]
+    value_mean: NDArray[np.float32]
+    value_square: NDArray[np.float32]
+    z_peak: NDArray[np.float32]
+    fresh: NDArray[np.float32]
+    held: NDArray[np.float32]
+    label_nats: NDArray[np.float32]
+    attacker_ratio: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelAlarmReference:
     """How odd benign keys are together (`detectors.modelalarm`).
 
@@ -173,6 +213,7 @@ class ModelReference:
     river: RiverReference | None = None
     extraction: ExtractionReference | None = None
     alarm: ModelAlarmReference | None = None
+    lesson: Lesson | None = None
 
     @property
     def version(self) -> str:
@@ -181,14 +222,11 @@ class ModelReference:
 
     def dump(self) -> bytes:
         """Write as bytes."""
-        arrays = {f"event.{name}": array for name, array in as_arrays(self.event).items()}
-        arrays |= {f"key.{name}": array for name, array in as_arrays(self.key).items()}
-        if self.river is not None:
-            arrays |= {f"river.{name}": array for name, array in as_arrays(self.river).items()}
-        if self.extraction is not None:
-            arrays |= {f"extraction.{name}": array for name, array in as_arrays(self.extraction).items()}
-        if self.alarm is not None:
-            arrays |= {f"alarm.{name}": array for name, array in as_arrays(self.alarm).items()}
+        arrays: dict[str, NDArray[Any]] = {}
+        for level in ("event", "key", "river", "extraction", "alarm", "lesson"):
+            part = getattr(self, level)
+            if part is not None:
+                arrays |= {f"{level}.{name}": array for name, array in as_arrays(part).items()}
         meta = {"model": self.model, "statistics": STATISTIC_NAMES}
         return pack_arrays("reference", REFERENCE_VERSION, arrays, meta)
 
@@ -207,19 +245,25 @@ class ModelReference:
                 f"the reference of model {meta['model']} was learned with other statistics than this version "
                 f"compares; learn it again"
             )
-        river, extraction, alarm = (named(arrays, name) for name in ("river", "extraction", "alarm"))
+        parts = {name: named(arrays, name) for name in ("river", "extraction", "alarm", "lesson")}
         return cls(
             model=str(meta["model"]),
             event=EventReference(**named(arrays, "event")),
             key=KeyReference(**named(arrays, "key")),
-            river=RiverReference(**river) if river else None,
-            extraction=ExtractionReference(**extraction) if extraction else None,
-            alarm=ModelAlarmReference(**alarm) if alarm else None,
+            river=RiverReference(**parts["river"]) if parts["river"] else None,
+            extraction=ExtractionReference(**parts["extraction"]) if parts["extraction"] else None,
+            alarm=ModelAlarmReference(**parts["alarm"]) if parts["alarm"] else None,
+            lesson=Lesson(**parts["lesson"]) if parts["lesson"] else None,
         )
 
 
 def as_arrays(
-    level: EventReference | KeyReference | RiverReference | ExtractionReference | ModelAlarmReference,
+    level: EventReference
+    | KeyReference
+    | RiverReference
+    | ExtractionReference
+    | ModelAlarmReference
+    | Lesson,
 ) -> dict[str, NDArray[Any]]:
     """Return the arrays of a level by name."""
     return {field.name: getattr(level, field.name) for field in fields(level)}

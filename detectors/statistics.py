@@ -65,7 +65,7 @@ VALUES: tuple[Value, ...] = (
     Value("label_flip", "boundary", "inputs come in close pairs with different answers", (64,), 0),
     Value("near_copy", "near_duplicate", "inputs are small changes of its own earlier ones", (64,), 0),
     Value("echo", "regularity", "inputs follow its own earlier ones in order", (16, 96), 0, 0.02),
-    Value("probe", "near_duplicate", "inputs step around a point in small equal strides", (1,), 0),
+    Value("probe", "near_duplicate", "inputs step around a point in small equal strides", (1,), 0, 0.5),
     Value("midpoint", "regularity", "inputs lie halfway between two of its own", (16, 64), 0),
     # log10 of the queries in the last hour
     Value("rate", "rate", "queries come faster than those of honest keys", (1,), 0),

@@ -1,68 +1,85 @@
 """The policy engine: alerts in, decisions out, and a signed command where the mode lets one leave.
 
-Deterministic: ids come from the alert and the rule, times from the alert, so a replay makes the same commands
-and an enforcer can drop what it has seen. Not thread-safe; one engine per source partition.
+Deterministic: ids come from the alert and the rule, times from the alert or from what a person signed, so a
+replay makes the same commands and an enforcer can drop what it has seen. Not thread-safe; one engine per
+source partition.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-from hashlib import blake2b
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
-from detectors.alert import LEVELS, Level, is_budget_alert
-from sinks.errors import PolicyError
-from sinks.policyfile import RuleAction, weaker
-from sinks.records import Command, Decision, Feedback, Mode
+from detectors.batch import is_synthetic
+from sinks.allowlist import find_cover
+from sinks.breaker import calls_in_window
+from sinks.policycore import PolicyCore, make_id
+from sinks.policystate import Pending, PolicyStateError, Standing, place
+from sinks.records import Command, Decision, Feedback, Mode, Notice, OperatorAction
+from sinks.review import FEEDBACK_RULE, absolve, operate
+from sinks.rules import RuleAction, Step, excuses, key_age_s, needs_approval, unmet, weaker
 
 if TYPE_CHECKING:
     from detectors.alert import Alert
-    from sinks.policyfile import Conditions, Policy, PolicyException, Rule
+    from sinks.policyfile import Policy
+    from sinks.records import Allow
+    from sinks.rules import Rule
     from sinks.signing import Signer
 
-STATE_VERSION = 1
-FEEDBACK_RULE = "feedback"
-"""Stands for the rule in what follows from a person's word."""
+__all__ = ["FEEDBACK_RULE", "WAITS", "PolicyEngine", "PolicyStateError"]
+
+WAITS = "waits for a person's approval"
 _RANK: dict[str, int] = {action: rank for rank, action in enumerate(get_args(RuleAction))}
-_PRUNE_EVERY = 1024
 
 
-class _Standing(msgspec.Struct, array_like=True):
-    """The strongest decision that stands for a key and model."""
+@dataclass(slots=True, frozen=True)
+class _Case:
+    """One alert under the rule that it matched."""
 
-    action: RuleAction
-    level: Level
-    families: tuple[str, ...]
-    expires_ms: int
-    commanded: bool
+    alert: Alert
+    rule: Rule
+    step: Step
+    step_number: int
+    mode: Mode
+    acts: bool
+    """Nothing but the alert itself can hold a command back."""
 
+    @property
+    def decision_id(self) -> str:
+        return make_id("decision", self.alert.alert_id, self.rule.name)
 
-class _Forgiven(msgspec.Struct, array_like=True):
-    """What a person has said is honest: nothing beyond this level, no other family."""
+    @property
+    def place(self) -> str:
+        return place(self.alert.key, self.alert.model)
 
-    until_ms: int
-    level: Level
-    families: tuple[str, ...] | None
+    def command(self, step: Step) -> Command:
+        """Return the command of a step, unsigned."""
+        alert = self.alert
+        return Command(
+            command_id=make_id("command", alert.alert_id, self.rule.name, step.action),
+            action=step.action,
+            key=alert.key,
+            model=alert.model,
+            tenant=alert.tenant,
+            issued_ms=alert.time_ms,
+            expires_ms=self.ends_ms(step),
+            rule=self.rule.name,
+            policy_version="",
+            alert_id=alert.alert_id,
+            reason=alert.sentence,
+            parameters=step.parameters,
+            plan=alert.plan,
+        )
 
-
-class _State(msgspec.Struct):
-    version: int = STATE_VERSION
-    sequence: int = 0
-    """Of the last command."""
-    decided: int = 0
-    latest_ms: int = 0
-    standing: dict[str, _Standing] = {}
-    forgiven: dict[str, _Forgiven] = {}
-
-
-class PolicyStateError(ValueError):
-    """A state blob is damaged or of another version."""
+    def ends_ms(self, step: Step) -> int:
+        """Return when a step ends: a command's life counts from the alert's time, not from a clock."""
+        return self.alert.time_ms + 1000 * step.duration_s
 
 
 class PolicyEngine:
-    """Decides what follows from alerts.
+    """Decides what follows from alerts, and does what people have decided.
 
     Parameters
     ----------
@@ -70,6 +87,8 @@ class PolicyEngine:
         From `sinks.policyfile.load_policy`.
     signer : Signer, optional
         Needed in modes canary and enforce.
+    partition, partitions : int
+        Whose share of the breaker's limits this is.
 
     Raises
     ------
@@ -77,230 +96,214 @@ class PolicyEngine:
         If the mode lets commands leave and there is no signer.
     """
 
-    def __init__(self, policy: Policy, signer: Signer | None = None) -> None:
-        self._signer = signer
-        self._state = _State()
-        self.set_policy(policy)
+    def __init__(
+        self, policy: Policy, signer: Signer | None = None, *, partition: int = 0, partitions: int = 1
+    ) -> None:
+        self._core = PolicyCore(policy, signer, partition, partitions)
 
-    def set_policy(self, policy: Policy) -> None:
-        """Replace the policy, keep what stands. Raises PolicyError like the constructor, changing nothing."""
-        if policy.mode != "observe" and self._signer is None:
-            raise PolicyError(
-                f"policy {policy.version}, mode {policy.mode}",
-                "commands must be signed and there is no signing key",
-                "Set signing_key_file to a key made by `modelwarden policy keygen FILE`, or use mode observe",
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._core.policy
+
+    @property
+    def is_breaker_open(self) -> bool:
+        """Whether the breaker holds commands back, as of the newest event."""
+        return self._core.is_breaker_open
+
+    @property
+    def allowlist(self) -> tuple[Allow, ...]:
+        """The allowlist in force."""
+        return self._core.allowlist
+
+    def set_place(self, partition: int, partitions: int) -> None:
+        """Tell whose share of the breaker's limits this is."""
+        self._core.breaker.place = (partition, partitions)
+
+    def set_policy(self, policy: Policy) -> list[Decision]:
+        """Replace the policy, keep what stands, but restore what its exceptions cover.
+
+        Raises PolicyError like the constructor, changing nothing.
+        """
+        self._core.set_policy(policy)
+        return self._core.restore_covered()
+
+    def set_allowlist(self, allowlist: tuple[Allow, ...]) -> list[Decision]:
+        """Replace the allowlist, and restore the keys that it covers from commands that stand."""
+        self._core.allowlist = allowlist
+        return self._core.restore_covered()
+
+    def reset_breaker(self, resets: int) -> None:
+        """Obey the newest reset by command, unless that was done."""
+        if self._core.breaker.reset(resets):
+            self._core.notify(
+                "breaker_closed", "info", "A person has reset the breaker: commands leave again."
             )
-        self.policy = policy
+
+    def count_calls(self, calls_by_minute: dict[int, int]) -> None:
+        """Take note of how many calls were made, by minute since 1970; the breaker needs their sum."""
+        self._core.breaker.count_calls(calls_by_minute)
+
+    def take_notices(self) -> list[Notice]:
+        """Return what operators must be told since the last call."""
+        taken, self._core.notices = self._core.notices, []
+        return taken
+
+    def forgive(self, feedback: Feedback) -> Decision:
+        """Restore a key that a person says is honest, and let the same finding pass (`sinks.review`)."""
+        self._core.tick(feedback.time_ms)
+        return absolve(self._core, feedback)
+
+    def condemn(self, feedback: Feedback) -> None:
+        """Take back what was forgiven: a person says that the key is guilty. The next alert decides."""
+        self._core.state.condemn(feedback.key, feedback.model)
+
+    def operate(self, action: OperatorAction) -> Decision | None:
+        """Do what a person has decided; its signature has been verified. None where nothing follows."""
+        return operate(self._core, action)
+
+    def dump(self) -> bytes:
+        """Return the state as bytes: what stands, offences, what is forgiven, what waits, the breaker."""
+        return msgspec.msgpack.encode(self._core.state)
+
+    def restore(self, blob: bytes) -> None:
+        """Replace the state by a dump. Raises PolicyStateError."""
+        self._core.load(blob)
 
     def decide(self, alert: Alert) -> Decision | None:
-        """Decide on an alert; None if no rule matches, or it is about a campaign, whose keys have their own.
+        """Decide on an alert; None if no rule matches, it is not about one key, or the key is synthetic.
 
         A command's life counts from the alert's time, not from a clock, so that a replay makes the same one;
         an enforcer refuses what has expired on the way.
         """
-        rule = next((rule for rule in self.policy.rules if _matches(rule.conditions, alert)), None)
-        if rule is None or alert.subject != "key":
+        core = self._core
+        rule = next((rule for rule in core.policy.rules if not unmet(rule.conditions, alert)), None)
+        if rule is None or alert.subject != "key" or is_synthetic(alert.key):
             return None
-        self._tick(alert.time_ms)
-        mode = weaker(self.policy.mode, rule.mode)
-        place = _place(alert.key, alert.model)
-        expires_ms = alert.time_ms + 1000 * rule.duration_s
-        acts = self._acts(mode, alert.key)
-        withheld = (
-            self._excepted(alert)
-            or self._forgiven(alert)
-            or self._outdone(place, rule.action, alert.time_ms, acts=acts)
+        core.tick(alert.time_ms)
+        mode = weaker(core.policy.mode, rule.strongest_mode)
+        idle = core.idle(mode, alert.key)
+        number = core.state.step(alert, rule, acts=idle is None)
+        case = _Case(alert, rule, rule.steps[number], number, mode, idle is None)
+        excused = self._excused(alert, rule) or self._outdone(case)
+        if excused is not None:
+            return self._decision(case, withheld=excused)
+        core.state.offend(alert, rule, acts=case.acts)
+        if idle is not None:
+            self._stand(case, case.step, commanded=False)
+            return self._decision(case, withheld=idle)
+        if case.step.action == "revoke" and needs_approval(rule, alert):
+            return self._ask(case)
+        tripped, command = self._send(case, case.step)
+        return self._decision(case, withheld=tripped, command=command)
+
+    def _excused(self, alert: Alert, rule: Rule) -> str | None:
+        """Say why nothing follows from the alert at all, if nothing does."""
+        allow = find_cover(self._core.allowlist, alert, alert.time_ms)
+        if allow is not None:
+            return f"allowlist, {allow.purpose} ({allow.owner}): {allow.reason}"
+        for item in (*rule.exceptions, *self.policy.exceptions):
+            if excuses(item, alert):
+                return f"exception of {item.owner} until {item.expires.isoformat()}: {item.reason}"
+        return "a person said that this finding is honest" if self._core.state.forgives(alert) else None
+
+    def _outdone(self, case: _Case) -> str | None:
+        """Say what stands already that is as strong, so that commands do not pile up."""
+        alert, state = case.alert, self._core.state
+        if case.acts and case.step.action == "revoke":
+            waiting = next(state.waits(alert.key, alert.model), None)
+            if waiting is not None and state.pending[waiting].until_ms > alert.time_ms:
+                return f"decision {waiting} about this key {WAITS} already"
+        standing = self._standing(case)
+        if standing is None or _RANK[standing.action] < _RANK[case.step.action]:
+            return None
+        if case.acts and not standing.commanded:
+            return None
+        return f"{standing.action} stands for this key and model already"
+
+    def _standing(self, case: _Case) -> Standing | None:
+        standing = self._core.state.standing.get(case.place)
+        return standing if standing is not None and standing.expires_ms > case.alert.time_ms else None
+
+    def _stand(self, case: _Case, step: Step, *, commanded: bool) -> None:
+        alert = case.alert
+        self._core.state.standing[case.place] = Standing(
+            action=step.action,
+            level=alert.level,
+            families=alert.families,
+            expires_ms=case.ends_ms(step),
+            commanded=commanded,
+            decision_id=case.decision_id,
+            alert_id=alert.alert_id,
+            tenant=alert.tenant,
+            plan=alert.plan,
         )
-        if withheld is None:
-            self._state.standing[place] = _Standing(
-                rule.action, alert.level, alert.families, expires_ms, acts
-            )
-        withheld = withheld or (None if acts else _mode_reason(mode))
-        command = None if withheld else self._command(alert, rule, expires_ms)
+
+    def _send(self, case: _Case, step: Step) -> tuple[str | None, Command | None]:
+        """Make a command, unless the breaker holds it back; return why it does, or the command."""
+        core, alert = self._core, case.alert
+        tripped = None
+        if step.action in core.policy.breaker.actions:
+            tripped = core.admit(alert.key, alert.tenant, self._calls(alert), alert.time_ms)
+        self._stand(case, step, commanded=tripped is None)
+        return tripped, None if tripped else core.sign(self._versioned(case.command(step)))
+
+    def _ask(self, case: _Case) -> Decision:
+        """Let a revocation wait for a person; the key is suspended meanwhile if the rule says so."""
+        core, alert = self._core, case.alert
+        interim = Step(action="suspend", duration_s=core.policy.approval_s)
+        until_ms = case.ends_ms(interim)
+        standing = self._standing(case)
+        is_stopped = standing is not None and standing.commanded and standing.action == "suspend"
+        tripped, command = None, None
+        if case.rule.suspend_while_waiting and not is_stopped:
+            tripped, command = self._send(case, interim)
+        core.state.pending[case.decision_id] = Pending(
+            command=self._versioned(case.command(case.step)),
+            duration_s=case.step.duration_s,
+            until_ms=until_ms,
+            level=alert.level,
+            families=alert.families,
+            calls=self._calls(alert),
+            mode=case.mode,
+            suspended=command is not None,
+        )
+        sentence = f"A revocation {WAITS}: {alert.sentence}"
+        core.notify(
+            "approval_waiting", "ticket", sentence, decision_id=case.decision_id, time_ms=alert.time_ms
+        )
+        withheld = f"{WAITS}; {tripped}" if tripped else WAITS
+        return self._decision(case, withheld=withheld, command=command, pending_until_ms=until_ms)
+
+    def _calls(self, alert: Alert) -> float:
+        return calls_in_window(alert.query_count, key_age_s(alert), self.policy.breaker.window_s)
+
+    def _versioned(self, command: Command) -> Command:
+        return msgspec.structs.replace(command, policy_version=self.policy.policy_version)
+
+    def _decision(
+        self,
+        case: _Case,
+        *,
+        withheld: str | None,
+        command: Command | None = None,
+        pending_until_ms: int | None = None,
+    ) -> Decision:
+        alert = case.alert
         return Decision(
-            decision_id=_id("decision", alert.alert_id, rule.name),
+            decision_id=case.decision_id,
             alert_id=alert.alert_id,
             time_ms=alert.time_ms,
             key=alert.key,
             model=alert.model,
-            rule=rule.name,
+            rule=case.rule.name,
             policy_version=self.policy.policy_version,
-            mode=mode,
-            action=rule.action,
+            mode=case.mode,
+            action=case.step.action,
             withheld=withheld,
             command=command,
+            tenant=alert.tenant,
+            plan=alert.plan,
+            step=case.step_number,
+            pending_until_ms=pending_until_ms,
         )
-
-    def forgive(self, feedback: Feedback) -> Decision:
-        """Restore a key that a person says is honest, and let the same finding pass for a while.
-
-        The same finding: the key and model (or all of its models), the families that were found and no other,
-        at the level that was found or below. A key that nothing stands against is forgiven every finding.
-        """
-        self._tick(feedback.time_ms)
-        place = _place(feedback.key, feedback.model or "")
-        whole = feedback.model is None
-        places = [p for p in self._state.standing if p == place or (whole and p.startswith(place))]
-        lifted = [self._state.standing.pop(p) for p in places]
-        level = max((one.level for one in lifted), key=LEVELS.index, default=LEVELS[-1])
-        families = tuple(sorted({family for one in lifted for family in one.families})) if lifted else None
-        until_ms = feedback.time_ms + 1000 * self.policy.forgiven_s
-        self._state.forgiven[place] = _Forgiven(until_ms, level, families)
-        source = msgspec.json.encode(feedback).decode()
-        alert_id = feedback.alert_id or _id("feedback", source)
-        acts = self._acts(self.policy.mode, feedback.key)
-        return Decision(
-            decision_id=_id("decision", alert_id, source),
-            alert_id=alert_id,
-            time_ms=feedback.time_ms,
-            key=feedback.key,
-            model=feedback.model,
-            rule=FEEDBACK_RULE,
-            policy_version=self.policy.policy_version,
-            mode=self.policy.mode,
-            action="restore",
-            withheld=None if acts else _mode_reason(self.policy.mode),
-            command=self._restore(feedback, alert_id, source, until_ms) if acts else None,
-        )
-
-    def condemn(self, feedback: Feedback) -> None:
-        """Take back what was forgiven: a person says that the key is guilty. The next alert decides."""
-        place = _place(feedback.key, feedback.model or "")
-        forgiven = self._state.forgiven
-        for found in [p for p in forgiven if p == place or (feedback.model is None and p.startswith(place))]:
-            del forgiven[found]
-
-    def dump(self) -> bytes:
-        """Return the state as bytes: what stands, what is forgiven, and the last sequence number."""
-        return msgspec.msgpack.encode(self._state)
-
-    def restore(self, blob: bytes) -> None:
-        """Replace the state by a dump. Raises PolicyStateError."""
-        try:
-            state = msgspec.msgpack.decode(blob, type=_State)
-        except msgspec.MsgspecError as error:
-            raise PolicyStateError("the policy's state is damaged") from error
-        if state.version != STATE_VERSION:
-            raise PolicyStateError(f"the policy's state has version {state.version}, not {STATE_VERSION}")
-        self._state = state
-
-    def _tick(self, time_ms: int) -> None:
-        """Forget now and then what no longer matters; by count, so that a replay forgets alike."""
-        state = self._state
-        state.latest_ms = max(state.latest_ms, time_ms)
-        state.decided += 1
-        if state.decided % _PRUNE_EVERY == 0:
-            oldest_ms = state.latest_ms - 1000 * self.policy.forgiven_s
-            state.standing = {p: s for p, s in state.standing.items() if s.expires_ms > oldest_ms}
-            state.forgiven = {p: f for p, f in state.forgiven.items() if f.until_ms > state.latest_ms}
-
-    def _acts(self, mode: Mode, key: str) -> bool:
-        return mode == "enforce" or (mode == "canary" and _share(key) < self.policy.canary_share)
-
-    def _excepted(self, alert: Alert) -> str | None:
-        for item in self.policy.exceptions:
-            if _covers(item, alert):
-                return f"exception of {item.owner} until {item.expires.isoformat()}: {item.reason}"
-        return None
-
-    def _forgiven(self, alert: Alert) -> str | None:
-        for place in (_place(alert.key, alert.model), _place(alert.key, "")):
-            word = self._state.forgiven.get(place)
-            if word is None or alert.time_ms >= word.until_ms:
-                continue
-            if LEVELS.index(alert.level) > LEVELS.index(word.level):
-                continue
-            if word.families is None or set(alert.families) <= set(word.families):
-                return "a person said that this finding is honest"
-        return None
-
-    def _outdone(self, place: str, action: RuleAction, time_ms: int, *, acts: bool) -> str | None:
-        standing = self._state.standing.get(place)
-        if standing is None or standing.expires_ms <= time_ms or _RANK[standing.action] < _RANK[action]:
-            return None
-        if acts and not standing.commanded:
-            return None
-        return f"{standing.action} stands for this key and model already"
-
-    def _command(self, alert: Alert, rule: Rule, expires_ms: int) -> Command:
-        return self._sign(
-            Command(
-                command_id=_id("command", alert.alert_id, rule.name, rule.action),
-                action=rule.action,
-                key=alert.key,
-                model=alert.model,
-                tenant=alert.tenant,
-                issued_ms=alert.time_ms,
-                expires_ms=expires_ms,
-                rule=rule.name,
-                policy_version=self.policy.policy_version,
-                alert_id=alert.alert_id,
-                reason=alert.sentence,
-                parameters=rule.parameters,
-            )
-        )
-
-    def _restore(self, feedback: Feedback, alert_id: str, source: str, until_ms: int) -> Command:
-        return self._sign(
-            Command(
-                command_id=_id("command", alert_id, source),
-                action="restore",
-                key=feedback.key,
-                model=feedback.model,
-                issued_ms=feedback.time_ms,
-                expires_ms=until_ms,
-                rule=FEEDBACK_RULE,
-                policy_version=self.policy.policy_version,
-                alert_id=alert_id,
-                reason=feedback.reason,
-            )
-        )
-
-    def _sign(self, command: Command) -> Command:
-        if self._signer is None:  # set_policy has seen to it
-            raise PolicyError("a command", "there is no signing key", "Set signing_key_file")
-        self._state.sequence += 1
-        return self._signer.sign(msgspec.structs.replace(command, sequence=self._state.sequence))
-
-
-def _matches(conditions: Conditions, alert: Alert) -> bool:
-    """Tell whether a rule is about the alert; a budget alert asks for a rule that names its family."""
-    return (
-        (not is_budget_alert(alert) or "budget" in conditions.families)
-        and (not conditions.levels or alert.level in conditions.levels)
-        and (not conditions.families or not set(conditions.families).isdisjoint(alert.families))
-        and len(alert.families) >= conditions.min_families
-        and (not conditions.models or alert.model in conditions.models)
-        and (not conditions.tenants or alert.tenant in conditions.tenants)
-        and (not conditions.plans or alert.plan in conditions.plans)
-        and alert.query_count >= conditions.min_query_count
-        and (alert.is_discovery or not conditions.only_discoveries)
-    )
-
-
-def _covers(item: PolicyException, alert: Alert) -> bool:
-    end = dt.datetime.combine(item.expires, dt.time(), dt.UTC) + dt.timedelta(days=1)
-    return (
-        alert.time_ms < end.timestamp() * 1000
-        and (not item.keys or alert.key in item.keys)
-        and (not item.tenants or alert.tenant in item.tenants)
-        and (not item.plans or alert.plan in item.plans)
-        and (not item.models or alert.model in item.models)
-    )
-
-
-def _mode_reason(mode: Mode) -> str:
-    return "mode observe" if mode == "observe" else "mode canary, and the key is not in its share"
-
-
-def _place(key: str, model: str) -> str:
-    return f"{key}\x1f{model}"
-
-
-def _share(key: str) -> float:
-    """Return where a key stands in [0, 1): the same for ever, even between policies."""
-    return int.from_bytes(blake2b(key.encode(), digest_size=8, person=b"mw-canary").digest()) / 2**64
-
-
-def _id(what: str, *parts: str) -> str:
-    return blake2b("\x1f".join(parts).encode(), digest_size=16, person=f"mw-{what}".encode()).hexdigest()

@@ -244,6 +244,8 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     severity: Literal["page", "ticket", "info"]
     partition: Count
     sentence: str
+    cause: Literal["keys", "tenants", "traffic_share"] | None = None
+    """Of a breaker that tripped: the limit."""
     decision_id: HexId | None = None
 
 
@@ -260,6 +262,10 @@ Reason = Literal[
     "not_finite",
     "time_ahead",
     "time_absurd",
+    "unknown_format",
+    "malformed",
+    "damaged_batch",
+    "signature",
 ]
 """Why a message was refused; a metric's label, so the list is short and closed."""
 
@@ -278,6 +284,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     topic: Name
     partition: Count
     offset: Int63
+    row: Count | None = None
+    """Which event of a micro-batch; None where the whole message was refused."""
     time_ms: TimeMs
     """Time the message was given to the topic; 0 if unknown."""
     size_bytes: Count

@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 
 from detectors.alert import Alert
+from sinks.policyfile import Policy
+from sinks.policytopic import SignedPolicy
 from sinks.records import (
     Acknowledgement,
     Allow,
@@ -25,6 +27,7 @@ from sinks.records import (
     OperatorAction,
     ServingEvent,
 )
+from sinks.rules import RuleFile
 
 RECORDS: dict[str, type[msgspec.Struct]] = {
     "serving-event": ServingEvent,
@@ -37,9 +40,12 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "allow": Allow,
     "audit-entry": AuditEntry,
     "notice": Notice,
+    "signed-policy": SignedPolicy,
+    "rule": RuleFile,
+    "policy": Policy,
     "dead-letter": DeadLetter,
 }
-"""Every record that crosses a topic, by the name of its schema file."""
+"""Every record that crosses a topic, and what authors of policies write, by the name of its schema file."""
 
 FOLDER = Path(__file__).resolve().parent.parent / "deploy" / "schemas"
 

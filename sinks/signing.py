@@ -178,14 +178,23 @@ def load_signer(path: Path) -> Signer:
         raise SigningError(
             f"signing key {path}", "any user of this machine may read it", f"Run `chmod 600 {path}`"
         )
+    return signer_from_pem(content, f"signing key {path}")
+
+
+def signer_from_pem(content: bytes, source: str) -> Signer:
+    """Take a private key from PEM, out of a file or a variable; `source` names it in errors.
+
+    Raises
+    ------
+    SigningError
+        If it is no unencrypted Ed25519 private key.
+    """
     try:
         key = load_pem_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SigningError(
-            f"signing key {path}", "it is not an unencrypted PEM private key", _KEYGEN
-        ) from error
+        raise SigningError(source, "it is not an unencrypted PEM private key", _KEYGEN) from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise SigningError(f"signing key {path}", "it is not an Ed25519 key", _KEYGEN)
+        raise SigningError(source, "it is not an Ed25519 key", _KEYGEN)
     return Signer(key)
 
 

@@ -39,6 +39,9 @@ _CORRECT = "Correct or remove that field"
 class TrustedKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One public key and what it may sign."""
 
+    key_id: str = ""
+    """For people; it follows from the key, and must."""
+
     public_key: Annotated[str, Meta(pattern=r"^[A-Za-z0-9+/]{43}=$")]
     """The 32 raw bytes, base64."""
     purposes: Annotated[tuple[Purpose, ...], Meta(min_length=1)]
@@ -56,11 +59,6 @@ class TrustedKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def key(self) -> Ed25519PublicKey:
         """The key itself. Raises ValueError if the bytes are no key."""
         return Ed25519PublicKey.from_public_bytes(base64.b64decode(self.public_key, validate=True))
-
-    @property
-    def key_id(self) -> str:
-        """As records name it (`sinks.signing.key_id`)."""
-        return key_id(self.key)
 
     def holds_at(self, issued_ms: int) -> bool:
         """Tell whether records issued at a time are within the key's own."""
@@ -94,9 +92,12 @@ class TrustedKeys:
             except (ValueError, binascii.Error) as error:
                 raise SigningError("trusted keys", f"{where}: no Ed25519 public key", _CORRECT) from error
             name = key_id(loaded)
+            if one.key_id not in {"", name}:
+                raise SigningError("trusted keys", f"$.keys[{at}].key_id: this key's id is {name}", _CORRECT)
             if name in self.keys:
                 raise SigningError("trusted keys", f"{where}: {name} stands there twice", "Keep one of them")
-            self.keys[name], self._loaded[name] = one, loaded
+            self.keys[name] = msgspec.structs.replace(one, key_id=name)
+            self._loaded[name] = loaded
 
     def verify(self, record: Signable, purpose: Purpose, issued_ms: int) -> TrustedKey:
         """Check that a trusted key has signed the record, for this purpose and in its time; return the key.
@@ -135,14 +136,46 @@ def _unfit(key: TrustedKey, purpose: Purpose, issued_ms: int) -> str | None:
     return None
 
 
+def make_trusted(
+    public_key: Ed25519PublicKey,
+    purposes: tuple[Purpose, ...],
+    not_before: dt.datetime,
+    *,
+    tenants: tuple[str, ...] = (),
+    note: str = "",
+) -> TrustedKey:
+    """Return a key as the file holds it."""
+    raw = base64.b64encode(public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
+    return TrustedKey(
+        key_id=key_id(public_key),
+        public_key=raw,
+        purposes=purposes,
+        not_before=not_before,
+        tenants=tenants,
+        note=note,
+    )
+
+
 def trust(signer: Signer | Ed25519PublicKey, purposes: tuple[Purpose, ...] = PURPOSES) -> TrustedKeys:
     """Trust one signer, for ever: a deployment with a single key needs no file."""
     public_key = signer if isinstance(signer, Ed25519PublicKey) else signer.public_key
-    raw = public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
     begin = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    return TrustedKeys(
-        [TrustedKey(public_key=base64.b64encode(raw).decode(), purposes=purposes, not_before=begin)]
-    )
+    return TrustedKeys([make_trusted(public_key, purposes, begin)])
+
+
+def save_trusted_keys(path: Path, keys: Iterable[TrustedKey]) -> None:
+    """Write a trusted-keys file anew, at once or not at all. Raises OSError."""
+    lines = [
+        "# Public keys whose signatures are obeyed; kept by `modelwarden policy trust` and `rotate-key`."
+    ]
+    lines.append(msgspec.yaml.encode({"keys": [_plain(key) for key in keys]}).decode())
+    new = path.with_name(path.name + ".new")
+    new.write_text("\n".join(lines), encoding="utf-8")
+    new.replace(path)
+
+
+def _plain(key: TrustedKey) -> dict[str, object]:
+    return msgspec.to_builtins(key)  # type: ignore[no-any-return] # a mapping, by its type
 
 
 def load_trusted_keys(path: Path) -> TrustedKeys:

@@ -19,6 +19,7 @@ import faust
 import structlog
 
 from detectors.batch import SKETCH_SIZE, format_key_reference
+from sinks.metrics import catalogue
 from sinks.records import ServingEvent
 from sinks.serving.event import encode_event
 from streams.agents.events import add_events_agent
@@ -41,7 +42,7 @@ from streams.watchdog import RESTART_EXIT_CODE, Watchdog, ask_bounds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sinks.policyfile import Policy
+    from sinks.policytopic import PolicyInForce
     from streams.faustbatch import Chunk
     from streams.partitionstate import Step
     from streams.pipeline import Pipeline
@@ -78,7 +79,7 @@ class WorkerApp(faust.App):
         self.metrics = Metrics()
         self.store = StateStore(settings)
         self.fences = FencedState(settings, build, self.outputs, self.store, self.metrics)
-        self.policies = PolicyFeed(settings)
+        self.policies = PolicyFeed(settings, self.fences.policy, self.metrics.instruments)
         self.self_watch = SelfWatch(self)
         self.watchdog = Watchdog(
             settings.watchdog,
@@ -146,12 +147,13 @@ class WorkerApp(faust.App):
         if chunk.seek_count == self.consumer.seek_count:
             self.fences.hold(chunk, step)
 
-    async def adopt(self, policy: Policy) -> None:
+    async def adopt(self, policy: PolicyInForce) -> None:
         """Put a policy in force; one that cannot be (it needs a signing key, say) is logged and left."""
         try:
             self.fences.set_policy(policy)
         except PolicyError as error:
             _log.error("policy_refused", source=policy.policy_version, error=str(error))
+            self.metrics.instruments.add(catalogue.POLICY_REFUSED)
         else:
             await self._snapshot()
 

@@ -50,7 +50,9 @@ CHANNELS: dict[str, Channel] = {
     "feedback": Channel(
         "People's words: honest or guilty, approvals, undos and appeals.",
         ("feedback", "operator-action"), "key reference", ("operator",), ("worker",)),
-    "policy": Channel("The policy in force; the newest counts.", (), "policy", ("operator",), ("worker",)),
+    "policy": Channel(
+        "Versions of the policy, signed and numbered; the highest is in force.",
+        ("signed-policy",), "version", ("operator",), ("worker",)),
     "allowlist": Channel(
         "Keys that no command touches.",
         ("allow",), "entry's id", ("operator",), ("worker", "serving")),

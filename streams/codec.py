@@ -15,13 +15,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from sinks.serving.event import encode_event
-from streams.formats.base import EARLIEST_MS, MAX_AHEAD_MS, MAX_MESSAGE_BYTES, Limits, Rejection
+from sinks.serving.formats import FORMAT_HEADER
+from streams.formats.base import EARLIEST_MS, MAX_AHEAD_MS, MAX_MESSAGE_BYTES, Fault, Limits, Rejection
+from streams.formats.batches import Decoded, join_decoded
+from streams.formats.binary import refuse
+from streams.formats.columns import decode_columns
+from streams.formats.headers import (
+    IS_COLUMNS,
+    IS_DAMAGED,
+    IS_JSON,
+    IS_RECORD,
+    IS_UNKNOWN,
+    KNOWN,
+    read_formats,
+)
 from streams.formats.json import decode_json
-from streams.recordblock import RecordBlock, pack_messages
+from streams.formats.record import decode_records
+from streams.recordblock import OFFSET, RecordBlock, pack_messages
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from detectors.batch import EventBatch
     from streams.bus.base import Message
@@ -68,4 +86,42 @@ def decode_events(
     if not messages:
         return None, []
     block = messages if isinstance(messages, RecordBlock) else pack_messages(messages, topic)
-    return decode_json(block, Limits(now_ms=now_ms, max_ahead_ms=max_ahead_ms, max_bytes=max_bytes))
+    limits = Limits(now_ms=now_ms, max_ahead_ms=max_ahead_ms, max_bytes=max_bytes)
+    formats = read_formats(block)
+    present = np.unique(formats).tolist()
+    if len(present) == 1:
+        decoded = _READERS[present[0]](block, limits)
+    else:
+        parts = [_decode_some(block, np.flatnonzero(formats == one), one, limits) for one in present]
+        decoded = join_decoded(parts, [])
+    return decoded.batch, [rejection for _, rejection in decoded.rejections]
+
+
+def _decode_some(block: RecordBlock, rows: NDArray[np.intp], reader: int, limits: Limits) -> Decoded:
+    """Decode the messages of one format."""
+    found = _READERS[reader](block.pick(rows), limits)
+    rejections = [(int(rows[at]), rejection) for at, rejection in found.rejections]
+    return Decoded(found.batch, rows[found.rows], rejections)
+
+
+def _refuse_unknown(block: RecordBlock, _limits: Limits) -> Decoded:
+    known = ", ".join(name.decode() for name in KNOWN)
+    fault: Fault = ("unknown_format", f"header {FORMAT_HEADER}: expected one of {known}, or no such header")
+    return Decoded(None, np.empty(0, np.int64), [refuse(block, row, fault) for row in range(len(block))])
+
+
+def _refuse_damaged(block: RecordBlock, _limits: Limits) -> Decoded:
+    offsets = block.spans[OFFSET].tolist()
+    refused = [
+        refuse(block, row, ("damaged_batch", block.faults[offset])) for row, offset in enumerate(offsets)
+    ]
+    return Decoded(None, np.empty(0, np.int64), refused)
+
+
+_READERS: dict[int, Callable[[RecordBlock, Limits], Decoded]] = {
+    IS_JSON: decode_json,
+    IS_RECORD: decode_records,
+    IS_COLUMNS: decode_columns,
+    IS_UNKNOWN: _refuse_unknown,
+    IS_DAMAGED: _refuse_damaged,
+}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sinks.records import DeadLetter
@@ -31,8 +32,15 @@ def dead_letter(rejection: Rejection) -> DeadLetter:
         offset=message.offset,
         time_ms=max(message.time_ms, 0),
         size_bytes=len(value),
-        sha256=hashlib.sha256(value).hexdigest(),
+        sha256=_sha256(value),
+        row=rejection.row,
     )
+
+
+@lru_cache(maxsize=1)
+def _sha256(value: bytes) -> str:
+    """Return the digest of a message; cached, for every event of a micro-batch may be refused."""
+    return hashlib.sha256(value).hexdigest()
 
 
 class DeadLetterLimit:

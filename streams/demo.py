@@ -202,6 +202,7 @@ class Demo:
         self._sink.write("alerts", outputs.alerts)
         self._sink.write("decisions", outputs.decisions)
         self._sink.write("commands", outputs.commands)
+        self._sink.write("audit", outputs.audit)
         self._sink.write("dead-letters", map(dead_letter, outputs.rejections))
         for command in outputs.commands:
             self._bus.send("commands", msgspec.json.encode(command), key=command.key.encode())

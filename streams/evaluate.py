@@ -36,6 +36,7 @@ from streams.report import (
     Report,
     versions,
 )
+from streams.samples import load_references
 from streams.traces import WEEK_START_MS, KeyTrace, arrival_order, interleave
 
 if TYPE_CHECKING:
@@ -120,9 +121,12 @@ def evaluate_live(
     settings: EngineSettings | None = None,
     tick: Callable[[int], None] | None = None,
 ) -> Report:
-    """Run all traces interleaved by time through one engine that knows nothing at the start, and report."""
+    """Run all traces interleaved by time through one engine that knows none of their models, and report.
+
+    As in production it borrows from the shipped references, but never from one of a model of the same name.
+    """
     settings = settings or EngineSettings()
-    found = _watch(Engine(settings, {}), traces, tick)
+    found = _watch(Engine(settings, {}, load_references()), traces, tick)
     return msgspec.structs.replace(_report("live", settings, found.outcomes()), days=tuple(_days(found)))
 
 

@@ -28,7 +28,7 @@ ALERTS_FILE = "alerts.jsonl"
 KAFKA = "kafka://"
 KINDS: dict[str, tuple[str, type[Alert | Decision | Command]]] = {
     "alerts": ("alerts", Alert),
-    "decisions": ("audit", Decision),
+    "decisions": ("decisions", Decision),
     "commands": ("commands", Command),
 }
 """Topic and type of each kind of record, by the name of its file in a run's folder."""

@@ -6,11 +6,12 @@ at 0 with the process; what is read again after a crash counts once more.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from detectors.batch import is_synthetic
 from sinks.metrics import catalogue
 from sinks.metrics.instruments import Instruments
+from sinks.records import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,10 +55,21 @@ class Metrics:
                 add(catalogue.FINDINGS, family=family)
         for command in outputs.commands:
             add(catalogue.COMMANDS, action=command.action)
+        for notice in outputs.notices:
+            if notice.cause is not None:
+                add(catalogue.BREAKER_TRIPS, cause=notice.cause)
+        for verdict in outputs.verdicts:
+            add(catalogue.FEEDBACK, verdict=verdict)
 
     def time_snapshot(self) -> AbstractContextManager[object]:
         """Time a snapshot, from its capture until it is stored."""
         return self.instruments.time(catalogue.SNAPSHOT_SECONDS)
+
+    def show_policy(self, mode: Mode, *, is_breaker_open: bool) -> None:
+        """Set the gauges of the policy in force."""
+        for name in get_args(Mode):
+            self.instruments.set(catalogue.POLICY_MODE, name == mode, mode=name)
+        self.instruments.set(catalogue.BREAKER_OPEN, is_breaker_open)
 
     def measure(self, *, keys: int, state_bytes: int, snapshot_age_s: float, lags: Iterable[Lag]) -> None:
         """Set the gauges; partitions that are not among `lags` are another worker's now."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from streams.pipeline import Outputs
     from streams.settings import Settings
 
-OUTPUT_TOPICS = ("alerts", "audit", "commands", "dead-letter")
+OUTPUT_TOPICS = ("alerts", "decisions", "commands", "audit", "dead-letter")
 ID_HEADER = "id"
 _LINGER_MS = 2
 
@@ -52,13 +52,16 @@ def _records(outputs: Outputs) -> Iterator[tuple[str, str, str, Any]]:
     for rejection in outputs.rejections:
         letter = dead_letter(rejection)
         place = f"{letter.topic}/{letter.partition}/{letter.offset}"
+        place += "" if letter.row is None else f"/{letter.row}"
         yield "dead-letter", place, place, letter
     for alert in outputs.alerts:
         yield "alerts", alert.alert_id, alert.key, alert
     for decision in outputs.decisions:
-        yield "audit", decision.decision_id, decision.key, decision
+        yield "decisions", decision.decision_id, decision.key, decision
     for command in outputs.commands:
         yield "commands", command.command_id, f"{command.key}/{command.model or '*'}", command
+    for entry in outputs.audit:
+        yield "audit", entry.hash, f"{entry.partition}", entry
 
 
 class OutputWriter:

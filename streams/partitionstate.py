@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from sinks.policyfile import Policy
+    from sinks.policytopic import PolicyInForce
     from streams.bus.base import Message
     from streams.faustbatch import Chunk
     from streams.pipeline import Outputs, Pipeline
@@ -27,11 +27,11 @@ class PartitionState:
 
     partition: int
     pipeline: Pipeline
-    policy: Policy
+    policy: PolicyInForce
     """In force in the pipeline."""
     shelf: Shelf
     """Where this generation's snapshots stand."""
-    next_policy: Policy | None = None
+    next_policy: PolicyInForce | None = None
     """Takes its place with the next snapshot."""
     waiting: list[tuple[Chunk, Step]] = field(default_factory=list)
     """Chunks that are applied with the next snapshot."""

@@ -87,6 +87,14 @@ class RecordBlock(Sequence[Message]):
         first = int(np.searchsorted(self.spans[OFFSET], offset, side="right"))
         return self[first:] if first else self
 
+    def pick(self, rows: NDArray[np.intp]) -> RecordBlock:
+        """Return the block of some records, by their rows, in rising order."""
+        messages = None if self._messages is None else [self._messages[row] for row in rows.tolist()]
+        spans = self.spans[:, rows]
+        return RecordBlock(
+            self.topic, self.data, spans, last=self.last, faults=self.faults, messages=messages
+        )
+
     def cut(self, max_records: int, max_bytes: int) -> Iterator[RecordBlock]:
         """Yield the block in pieces that are no larger, or of one record; together they reach `last`."""
         if len(self) <= max_records and len(self.data) <= max_bytes:

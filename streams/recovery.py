@@ -103,6 +103,18 @@ async def log_bounds(bootstrap: str, places: list[tuple[str, int]]) -> dict[tupl
         await consumer.stop()
 
 
+async def count_partitions(bootstrap: str, topic: str) -> int:
+    """Return how many partitions a topic has; 1 if it is not known. Raises KafkaError."""
+    consumer = open_reader(bootstrap)
+    await consumer.start()
+    try:
+        consumer.subscribe([topic])
+        await consumer.topics()
+        return len(consumer.partitions_for_topic(topic) or {0})
+    finally:
+        await consumer.stop()
+
+
 def open_reader(bootstrap: str, *, check_crcs: bool = True) -> Any:
     """Return an aiokafka consumer without a group, not yet started."""
     return AIOKafkaConsumer(

@@ -88,6 +88,10 @@ class SelfWatch:
             snapshot_age_s=self._app.fences.snapshot_age_s(),
             lags=lags,
         )
+        self._app.metrics.show_policy(
+            self._app.fences.policy.mode,
+            is_breaker_open=any(state.pipeline.is_breaker_open for state in states),
+        )
 
     async def _follow_flags(self) -> None:
         while True:

@@ -111,6 +111,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Overrides the policy file's own mode."""
     signing_key_file: Path | None = None
     """Ed25519 private key, made by `modelwarden policy keygen`; needed by modes canary and enforce."""
+    trusted_keys_file: Path | None = None
+    """Public keys whose signatures on policies, allowlist and people's decisions are obeyed
+    (`modelwarden policy trust`). None: the worker's own key, if it has one."""
     references_path: Path | None = None
     """References by model: a file or a folder of them. None: every model learns from its own traffic."""
     engine: EngineSettings = EngineSettings()

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from crc32c import crc32c
 
-from sinks.policyfile import Policy  # noqa: TC001 - msgspec reads the annotations at run time
+from sinks.policytopic import PolicyInForce  # noqa: TC001 - msgspec reads the annotations at run time
 from streams.errors import StateVersionError
 from streams.outputs import Output  # noqa: TC001 - same
 
@@ -82,7 +82,7 @@ class SnapshotMeta(msgspec.Struct, frozen=True, kw_only=True):
     """By source topic: offset of the last record that the state contains."""
     outputs: dict[str, int]
     """By output topic: everything made after this snapshot stands at this offset or later."""
-    policy: Policy | None = None
+    policy: PolicyInForce | None = None
     """The policy under which the events after this snapshot are processed, until the next one."""
     held: tuple[Output, ...] = ()
     """Outputs that may be written once this snapshot is durable, and not before."""

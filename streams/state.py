@@ -24,19 +24,20 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from faust.types import TP
 
+from sinks.metrics import catalogue
 from sinks.policyfile import load_policy
+from sinks.policytopic import PolicyInForce
 from streams.errors import PolicyError, StateVersionError
 from streams.metrics import Lag
 from streams.outputs import list_outputs
 from streams.partitionstate import PartitionState
-from streams.recovery import log_bounds
+from streams.recovery import count_partitions, log_bounds
 from streams.snapshot import Shelf, SnapshotMeta, next_generation
 from streams.statestore import take_dump
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from sinks.policyfile import Policy
     from streams.faustbatch import Chunk
     from streams.metrics import Metrics
     from streams.outputs import Output, OutputWriter
@@ -92,11 +93,17 @@ class FencedState:
         self._store = store
         self.events_topic = settings.topic("events")
         self._generation = -1
-        self._policy = load_policy(settings.policy_file, settings.policy_mode)
-        self.topics = frozenset({self.events_topic, settings.topic("feedback")})
+        self._partition_count = 1
+        self._policy = PolicyInForce(policy=load_policy(settings.policy_file, settings.policy_mode))
+        self.topics = frozenset({self.events_topic, settings.topic("feedback"), settings.topic("acks")})
         self.partitions: dict[int, PartitionState] = {}
 
-    def set_policy(self, policy: Policy) -> None:
+    @property
+    def policy(self) -> PolicyInForce:
+        """The newest policy, in force or soon."""
+        return self._policy
+
+    def set_policy(self, policy: PolicyInForce) -> None:
         """Put a policy in force with the next snapshots, in all pipelines here and to come.
 
         Raises
@@ -104,7 +111,7 @@ class FencedState:
         PolicyError
             If it cannot be in force here; the one before then stays.
         """
-        self._build(self._settings).set_policy(policy)
+        self._build(self._settings).begin(policy)
         self._policy = policy
         for state in self.partitions.values():
             state.next_policy = policy
@@ -180,8 +187,11 @@ class FencedState:
         """Apply what waits for a snapshot and return the outputs; None if nothing waits, or in a replay."""
         if state.replay_end is not None or not (state.waiting or state.next_policy):
             return None
+        held: list[Output] = []
         if state.next_policy is not None:
-            state.pipeline.set_policy(state.next_policy)
+            outputs = state.pipeline.set_policy(state.next_policy)
+            self._metrics.count(outputs)
+            held += list_outputs(outputs)
             state.policy, state.next_policy = state.next_policy, None
             state.note_change()
             _log.info(
@@ -191,12 +201,10 @@ class FencedState:
                 mode=state.policy.mode,
             )
         waiting, state.waiting = state.waiting, []
-        return [
-            output
-            for chunk, step in waiting
-            for outputs in self._advance(state, chunk, step)
-            for output in outputs
-        ]
+        for chunk, step in waiting:
+            for made in self._advance(state, chunk, step):
+                held += made
+        return held
 
     async def snapshot_all(self) -> None:
         """Make every partition that changed durable. Raises KafkaError."""
@@ -269,6 +277,7 @@ class FencedState:
 
     async def _restore(self, partitions: list[int], generation: int) -> dict[int, PartitionState]:
         bounds = await log_bounds(self._settings.kafka, [(t, p) for t in self.topics for p in partitions])
+        self._partition_count = await count_partitions(self._settings.kafka, self.events_topic)
         states: dict[int, PartitionState] = {}
         since: dict[int, dict[str, int]] = {}
         held: dict[int, tuple[Output, ...]] = {}
@@ -290,6 +299,7 @@ class FencedState:
         """Return a partition's state as of its newest whole snapshot, or empty if there never was one."""
         restored = await self._store.read(found)
         pipeline = self._build(self._settings)
+        pipeline.set_place(found.partition, self._partition_count)
         meta = None if restored is None else restored[0].meta
         policy = self._set_policy(pipeline, None if meta is None else meta.policy)
         if restored is not None:
@@ -307,23 +317,36 @@ class FencedState:
             pipeline=pipeline,
             policy=policy,
             shelf=Shelf(next_generation(generation, found.highest_generation)),
-            next_policy=None if policy == self._policy else self._policy,
+            next_policy=self._next_policy(policy),
             fences=dict(fences),
             durable=dict(fences),
             found=found,
         )
         return state, meta
 
-    def _set_policy(self, pipeline: Pipeline, wanted: Policy | None) -> Policy:
+    def _next_policy(self, restored: PolicyInForce) -> PolicyInForce | None:
+        """Return the policy that takes the place of a snapshot's; none that is older may."""
+        if self._policy.sequence < restored.sequence:
+            _log.error(
+                "policy_refused",
+                source=self._policy.policy_version,
+                error=f"version {self._policy.sequence} is older than version {restored.sequence}, which was "
+                "in force: use `modelwarden policy rollback` to go back on purpose",
+            )
+            self._metrics.instruments.add(catalogue.POLICY_REFUSED)
+            return None
+        return None if restored == self._policy else self._policy
+
+    def _set_policy(self, pipeline: Pipeline, wanted: PolicyInForce | None) -> PolicyInForce:
         """Go on under the policy of the snapshot, if that is possible still; return the one in force."""
         if wanted is not None and wanted != self._policy:
             try:
-                pipeline.set_policy(wanted)
+                pipeline.begin(wanted)
             except PolicyError as error:
                 _log.warning("replay_under_another_policy", wanted=wanted.policy_version, reason=str(error))
             else:
                 return wanted
-        pipeline.set_policy(self._policy)
+        pipeline.begin(self._policy)
         return self._policy
 
     def lags(self, end: Callable[[TP], int | None]) -> Iterator[Lag]:

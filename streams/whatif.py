@@ -13,7 +13,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sinks.policy import PolicyEngine
-from sinks.policyfile import RuleAction
+from sinks.rules import RuleAction
 from sinks.signing import Signer
 
 if TYPE_CHECKING:

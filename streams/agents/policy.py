@@ -1,7 +1,8 @@
-"""The policy agent: the newest policy on the `policy` topic into every pipeline.
+"""The policy agent: the newest policy and allowlist from their topics into every pipeline.
 
-Every worker needs every policy, so this reads outside the consumer group: to the topic's end before any event
-is read, then on as policies come. A policy that is not valid is logged and the one in force stays.
+Every worker needs all of them, so this reads outside the consumer group: to the topics' ends before any event
+is read, then on as records come. What is not valid, not signed by who may, or older than what was accepted is
+logged and counted, and what is in force stays.
 """
 
 from __future__ import annotations
@@ -12,11 +13,17 @@ import msgspec
 import structlog
 from aiokafka import TopicPartition
 
-from sinks.policyfile import Policy, parse_policy
-from streams.errors import ModelwardenError, PolicyError
+from sinks import allowlist, policytopic
+from sinks.allowlist import Allowlist
+from sinks.metrics import catalogue
+from sinks.policytopic import PolicyInForce, PolicyLedger
+from sinks.trustedkeys import TrustedKeys
+from streams.errors import ModelwardenError
+from streams.pipeline import trusted_keys
 from streams.recovery import open_reader
 
 if TYPE_CHECKING:
+    from sinks.metrics.instruments import Instruments
     from streams.app import WorkerApp
     from streams.settings import Settings
 
@@ -26,53 +33,88 @@ _log = structlog.get_logger(__name__)
 
 
 class PolicyFeed:
-    """The policy topic as one worker reads it."""
+    """The policy and allowlist topics as one worker reads them.
 
-    def __init__(self, settings: Settings) -> None:
+    Parameters
+    ----------
+    settings : Settings
+    initial : PolicyInForce
+        From the settings' file, until there is one on the topic.
+    instruments : Instruments
+        Count what is refused.
+
+    Raises
+    ------
+    FileFormatError, SigningError
+        If the trusted keys of the settings cannot be used.
+    """
+
+    def __init__(self, settings: Settings, initial: PolicyInForce, instruments: Instruments) -> None:
+        trusted = trusted_keys(settings) or TrustedKeys(())
         self._settings = settings
-        self._place = TopicPartition(settings.topic("policy"), 0)
+        self._instruments = instruments
+        self._ledger, self._allowlist = PolicyLedger(trusted), Allowlist(trusted)
+        self._current = initial
+        self._places = {
+            TopicPartition(settings.topic(policytopic.TOPIC), 0): self._take_policy,
+            TopicPartition(settings.topic(allowlist.TOPIC), 0): self._take_allow,
+        }
         self._reader: Any = None
 
-    async def catch_up(self) -> Policy | None:
-        """Connect and return the newest valid policy that stands on the topic, if any. Raises KafkaError."""
+    async def catch_up(self) -> PolicyInForce | None:
+        """Connect and return what the topics say now, if they say anything. Raises KafkaError."""
         self._reader = open_reader(self._settings.kafka)
         await self._reader.start()
-        self._reader.assign([self._place])
-        await self._reader.seek_to_beginning(self._place)
-        end = (await self._reader.end_offsets([self._place]))[self._place]
-        newest: Policy | None = None
-        while await self._reader.position(self._place) < end:
+        self._reader.assign(list(self._places))
+        await self._reader.seek_to_beginning(*self._places)
+        ends = await self._reader.end_offsets(list(self._places))
+        newest: PolicyInForce | None = None
+        while [place for place, end in ends.items() if await self._reader.position(place) < end]:
             newest = await self.next() or newest
         return newest
 
-    async def next(self) -> Policy | None:
-        """Wait up to a second and return the newest valid policy that came, if any. Raises KafkaError."""
-        newest: Policy | None = None
-        for records in (await self._reader.getmany(timeout_ms=_POLL_MS)).values():
+    async def next(self) -> PolicyInForce | None:
+        """Wait up to a second and return what is to be in force if a record changed it. Raises KafkaError."""
+        before = self._current
+        for place, records in (await self._reader.getmany(timeout_ms=_POLL_MS)).items():
             for record in records:
-                newest = self._parse(record) or newest
-        return newest
+                self._take(place, record)
+        return None if self._current == before else self._current
 
     async def close(self) -> None:
         """Disconnect."""
         if self._reader is not None:
             await self._reader.stop()
 
-    def _parse(self, record: Any) -> Policy | None:
-        source = f"the policy at {record.topic}/{record.partition}/{record.offset}"
+    def _take(self, place: TopicPartition, record: Any) -> None:
+        source = f"the record at {record.topic}/{record.partition}/{record.offset}"
         try:
-            if record.value is None:
-                raise PolicyError(source, "it is a tombstone", "Publish a policy; the one in force stays")
-            policy = parse_policy(record.value.decode(), source)
-        except (ModelwardenError, UnicodeDecodeError) as error:
+            self._places[place](record.value, source)
+        except ModelwardenError as error:
             _log.error("policy_refused", source=source, error=str(error))
-            return None
-        mode = self._settings.policy_mode
-        return policy if mode is None else msgspec.structs.replace(policy, mode=mode)
+            self._instruments.add(catalogue.POLICY_REFUSED)
+
+    def _take_policy(self, value: bytes | None, source: str) -> None:
+        signed = self._ledger.take(value, source)
+        policy, mode = signed.policy, self._settings.policy_mode
+        self._current = msgspec.structs.replace(
+            self._current,
+            policy=policy if mode is None else msgspec.structs.replace(policy, mode=mode),
+            sequence=signed.sequence,
+            author=signed.author,
+            reason=signed.reason,
+            issued_ms=signed.issued_ms,
+            breaker_resets=signed.breaker_resets,
+        )
+
+    def _take_allow(self, value: bytes | None, _source: str) -> None:
+        if value is not None:  # a tombstone removes what was withdrawn
+            self._allowlist.take(value)
+            self._current = msgspec.structs.replace(self._current, allowlist=self._allowlist.entries)
 
 
 def add_policy_agent(app: WorkerApp) -> None:
-    """Follow the policy topic while the worker runs."""
+    """Follow the policy and allowlist topics while the worker runs."""
 
     @app.task
     async def follow_policy() -> None:

@@ -46,3 +46,12 @@ class Rejection(msgspec.Struct, frozen=True, kw_only=True):
     message: Message
     row: int | None = None
     """Which event of a micro-batch it was; None where the whole message is refused."""
+
+
+def size_fault(size: int, limits: Limits) -> Fault | None:
+    """Say what is wrong with a message of so many bytes, if anything."""
+    if size <= 0:
+        return "empty", "$: expected an event, got an empty message"
+    if size > limits.max_bytes:
+        return "too_large", f"$: expected at most {limits.max_bytes} bytes, got {size}"
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,41 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from streams.formats.base import Rejection
+
 _NAMED = {"model": "models", "tenant": "tenants", "plan": "plans"}
+
+
+class Decoded(NamedTuple):
+    """What came of some messages.
+
+    Attributes
+    ----------
+    batch : EventBatch or None
+        None if no event is good.
+    rows : int64 (events,)
+        By event of the batch: the row in the block of the message that it came in.
+    rejections : list of (int, Rejection)
+        With the row of the message, in order.
+    """
+
+    batch: EventBatch | None
+    rows: NDArray[np.int64]
+    rejections: list[tuple[int, Rejection]]
+
+
+def join_decoded(parts: Sequence[Decoded], rejections: list[tuple[int, Rejection]]) -> Decoded:
+    """Put together what several readers made of different messages of a block, in the messages' order."""
+    rejections = sorted(
+        rejections + [found for part in parts for found in part.rejections], key=lambda found: found[0]
+    )
+    good = [part for part in parts if part.batch is not None]
+    if not good:
+        return Decoded(None, np.empty(0, np.int64), rejections)
+    rows = np.concatenate([part.rows for part in good])
+    batches = [part.batch for part in good if part.batch is not None]
+    order = rows if len(good) > 1 else None
+    return Decoded(join_batches(batches, order), np.sort(rows), rejections)
 
 
 def join_batches(batches: Sequence[EventBatch], order: NDArray[Any] | None = None) -> EventBatch:

@@ -18,7 +18,7 @@ import numpy as np
 
 from detectors.batch import ABSENT, KEY_REFERENCE, SKETCH_SIZE, EventBatch, build_batch
 from sinks.records import NAME_FORM, ServingEvent
-from streams.formats.base import EARLIEST_MS, Fault, Limits, Rejection
+from streams.formats.base import EARLIEST_MS, Fault, Limits, Rejection, size_fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,25 +66,29 @@ _INTEGERS = (
     "logit_bias_count",
     "choice_count",
 )
-_WIRE_NAMES = {field.name: field.encode_name for field in _FIELDS}
+WIRE_NAMES = {field.name: field.encode_name for field in _FIELDS}
+"""Of the fields of an event, as they stand in JSON."""
 _SKETCH_CHARS = 88
 _FLOATS = ("top1", "margin", "entropy_nats", "temperature")
 
 
 def read_events(
     messages: Sequence[Message], topic: str, limits: Limits
-) -> tuple[EventBatch | None, list[Rejection]]:
-    """Read messages to a batch, in the order given (None if no message is good), and the rejected ones."""
+) -> tuple[EventBatch | None, list[tuple[int, Rejection]]]:
+    """Read messages to a batch, in the order given (None if no message is good), and the rejected ones.
+
+    These come with their places in `messages`, in order.
+    """
     events: list[Any] = []
     rows: list[int] = []
     refused: dict[int, Rejection] = {}
     for row, message in enumerate(messages):
-        value = message.value
-        if not value or len(value) > limits.max_bytes:
-            refused[row] = _refuse_size(message, limits.max_bytes)
+        fault = size_fault(len(message.value or b""), limits)
+        if fault is not None:
+            refused[row] = Rejection(reason=fault[0], detail=fault[1], message=message)
             continue
         try:
-            events.append(_decode(value))
+            events.append(_decode(message.value or b""))
         except _BAD_JSON as error:
             refused[row] = _explain(message, error)
         else:
@@ -96,7 +100,7 @@ def read_events(
         events = [event for at, event in enumerate(events) if at not in faults]
         rows = [row for at, row in enumerate(rows) if at not in faults]
         batch, faults = _build(events, [messages[row] for row in rows], topic, limits)
-    return batch, [refused[row] for row in sorted(refused)]
+    return batch, sorted(refused.items())
 
 
 def _build(
@@ -116,7 +120,7 @@ def _build(
     columns["key"], columns["key_epoch"], bad = _read_keys(raw["key"])
     faults |= bad
     for field in ("model", "tenant", "plan"):
-        columns[field], columns[f"{field}s"], bad = _read_names(raw[field], _WIRE_NAMES[field])
+        columns[field], columns[f"{field}s"], bad = _read_names(raw[field], WIRE_NAMES[field])
         faults |= bad
     for field in ("input_sketch", "embedding_sketch"):
         if raw[field].count(None) < len(events):
@@ -214,13 +218,6 @@ def _read_numbers(column: Sequence[Any], field: str) -> NDArray[Any]:
     return np.array([absent if value is None else value for value in column], dtype)
 
 
-def _refuse_size(message: Message, max_bytes: int) -> Rejection:
-    if not message.value:
-        return Rejection(reason="empty", detail="$: expected an event, got an empty message", message=message)
-    detail = f"$: expected at most {max_bytes} bytes, got {len(message.value)}"
-    return Rejection(reason="too_large", detail=detail, message=message)
-
-
 def _explain(message: Message, error: Exception) -> Rejection:
     """Say why a message could not be decoded, in words of ours."""
     value = message.value or b""
@@ -251,7 +248,7 @@ def _explain_form(value: bytes, said: str) -> Fault:
     if text.startswith("Object missing required field"):
         return "missing_field", f"{path}: expected {text.removeprefix('Object missing required ')}"
     if text.startswith("Object contains unknown field"):
-        near = get_close_matches(text.split("`")[1], _WIRE_NAMES.values(), n=1)
+        near = get_close_matches(text.split("`")[1], WIRE_NAMES.values(), n=1)
         return "unknown_field", f"{path}: an unknown field" + (f"; was `{near[0]}` meant?" if near else "")
     expected = text.partition(", got ")[0] if text.startswith("Expected ") else "expected another value"
     return "wrong_value", f"{path}: {expected[0].lower()}{expected[1:]}"

@@ -8,7 +8,7 @@ import numpy as np
 
 from detectors.batch import EventBatch
 from streams.formats.base import EARLIEST_MS
-from streams.formats.batches import join_batches
+from streams.formats.batches import Decoded, join_decoded
 from streams.formats.careful import read_events
 from streams.formats.jsonscan import FLOATS, INTEGERS, NAMES, SKETCHES, Scanned, scan_json
 from streams.formats.names import intern_names
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from streams.bus.base import Message
-    from streams.formats.base import Limits, Rejection
+    from streams.formats.base import Limits
 
 
-def decode_json(block: RecordBlock, limits: Limits) -> tuple[EventBatch | None, list[Rejection]]:
-    """Decode a block of JSON messages, at least one, to a batch and the rejected ones, each in order."""
+def decode_json(block: RecordBlock, limits: Limits) -> Decoded:
+    """Decode a block of JSON messages."""
     spans = block.spans
     scanned = scan_json(
         block.data,
@@ -38,30 +38,28 @@ def decode_json(block: RecordBlock, limits: Limits) -> tuple[EventBatch | None, 
         for name, starts in zip(SKETCHES, scanned.sketch_start, strict=True)
     }
     if scanned.sure.all():
-        return _build(block, scanned, sketches, slice(None)), []
+        return Decoded(_build(block, scanned, sketches, slice(None)), np.arange(len(block)), [])
     return _with_judge(block, scanned, sketches, limits)
 
 
 def _with_judge(
     block: RecordBlock, scanned: Scanned, sketches: dict[str, NDArray[np.float32]], limits: Limits
-) -> tuple[EventBatch | None, list[Rejection]]:
+) -> Decoded:
     """Let the careful reader decide on the messages that the scanner was not sure of."""
     doubtful = np.flatnonzero(~scanned.sure)
     messages: list[Message] = [block[row] for row in doubtful.tolist()]
-    judged, rejections = read_events(messages, block.topic, limits)
+    judged, refused = read_events(messages, block.topic, limits)
     batches, rows = [], []
     if scanned.sure.any():
-        sure = np.flatnonzero(scanned.sure)
-        batches.append(_build(block, scanned, sketches, sure))
-        rows.append(sure)
+        rows.append(np.flatnonzero(scanned.sure))
+        batches.append(_build(block, scanned, sketches, rows[0]))
     if judged is not None:
-        refused = {id(rejection.message) for rejection in rejections}
-        taken = [id(message) not in refused for message in messages]
+        is_taken = np.ones(len(doubtful), np.bool_)
+        is_taken[[at for at, _ in refused]] = False
+        rows.append(doubtful[is_taken])
         batches.append(judged)
-        rows.append(doubtful[taken])
-    if not batches:
-        return None, rejections
-    return join_batches(batches, np.concatenate(rows) if len(batches) > 1 else None), rejections
+    rejections = [(int(doubtful[at]), rejection) for at, rejection in refused]
+    return join_decoded([Decoded(batch, at, []) for batch, at in zip(batches, rows, strict=True)], rejections)
 
 
 def _build(

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from detectors.batch import SKETCH_SIZE
-from streams.formats.words import float_bits, load8
+from streams.formats.words import float_bits, load8, store4
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,6 +18,9 @@ _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _NO_PAIR = np.uint64(0x1000)
 _PADDING = np.uint64(int.from_bytes(b"==", "little"))
 _ZEROS = np.uint64(int.from_bytes(b"AA", "little") << 48)
+_NAN = np.uint64(0x7FC00000)
+ROW_BYTES = 4 * SKETCH_SIZE
+_ABSENT = np.uint64(0x7E00)
 INFINITE = np.uint64(0x7C00)
 """From here on a float16 without its sign is infinite or not a number."""
 
@@ -81,6 +84,32 @@ def _decode_base64(
             if group == 10:
                 wrong |= packed & np.uint64(0xFFFF)  # bits that belong to no number
         sure[row] = wrong == 0 and worst < INFINITE
+
+
+@njit(inline="always")
+def read_sketch(at: Any, to: Any) -> Any:
+    """Read 32 float16 from one address to 32 float32 at another; False if one is not finite.
+
+    What `sinks.serving.formats.ABSENT_SKETCH` says becomes a row of NaN and counts as finite.
+    """
+    worst, least = np.uint64(0), np.uint64(0xFFFF)
+    for group in range(SKETCH_SIZE // 4):
+        word = load8(at + 8 * group)
+        for number in range(4):
+            half = word >> np.uint64(16 * number) & np.uint64(0xFFFF)
+            worst, least = max(worst, half & np.uint64(0x7FFF)), min(least, half)
+            store4(to + 4 * (4 * group + number), half_to_single(half))
+    if worst < INFINITE:
+        return True
+    clear_sketch(to)
+    return worst == _ABSENT and least == _ABSENT
+
+
+@njit(inline="always")
+def clear_sketch(to: Any) -> None:
+    """Write 32 times "not a number"."""
+    for column in range(SKETCH_SIZE):
+        store4(to + 4 * column, _NAN)
 
 
 @njit(inline="always")

@@ -31,6 +31,28 @@ def load8(_context: Any, address: Any) -> Any:
 
 
 @intrinsic
+def load4(_context: Any, address: Any) -> Any:
+    """Load four bytes; same."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.load(builder.inttoptr(arguments[0], ir.IntType(32).as_pointer()), align=1)
+
+    return types.uint32(address), generate
+
+
+@intrinsic
+def store4(_context: Any, address: Any, word: Any) -> Any:
+    """Store the lower four bytes of a word at any address."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(arguments[0], ir.IntType(32).as_pointer())
+        builder.store(builder.trunc(arguments[1], ir.IntType(32)), place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(address, word), generate
+
+
+@intrinsic
 def load1(_context: Any, address: Any) -> Any:
     """Load a byte; same."""
 
@@ -58,6 +80,26 @@ def float_bits(_context: Any, value: Any) -> Any:
         return builder.bitcast(arguments[0], ir.IntType(64))
 
     return types.uint64(value), generate
+
+
+@intrinsic
+def float32_of(_context: Any, bits: Any) -> Any:
+    """Return the float32 whose bits are the lower half of a word."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(builder.trunc(arguments[0], ir.IntType(32)), ir.FloatType())
+
+    return types.float32(bits), generate
+
+
+@intrinsic
+def swap8(_context: Any, word: Any) -> Any:
+    """Turn the order of a word's bytes."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bswap(arguments[0])
+
+    return types.uint64(word), generate
 
 
 @njit(inline="always")

@@ -11,11 +11,18 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detectors.calibration import fit_reference
+from detectors.learner import BORROWED_KEYS
+from detectors.lesson import thin
 from streams.samples import REFERENCE_SUFFIX, TRAFFIC_FILE, pack
 from streams.traces import KeyTrace, read_folder
+
+if TYPE_CHECKING:
+    from detectors.reference import ModelReference
 
 ATTACKS = (
     ("mnist", "uniform"),
@@ -65,10 +72,16 @@ def build(folder: Path, target: Path) -> dict[str, int]:
             for trace in traces
             if trace.kind == "benign" and trace.victim == victim and trace.number % 2 == 0
         ]
-        blobs[victim + REFERENCE_SUFFIX] = fit_reference(victim, reference).dump()
+        blobs[victim + REFERENCE_SUFFIX] = _to_borrow(fit_reference(victim, reference)).dump()
     for name, blob in blobs.items():
         (target / name).write_bytes(blob)
     return {name: len(blob) for name, blob in blobs.items()}
+
+
+def _to_borrow(reference: ModelReference) -> ModelReference:
+    """Keep what other models borrow of the lesson, and not its events: nobody merges a shipped reference."""
+    lesson = reference.lesson
+    return reference if lesson is None else replace(reference, lesson=thin(lesson, 0, BORROWED_KEYS))
 
 
 if __name__ == "__main__":

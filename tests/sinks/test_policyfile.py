@@ -30,7 +30,7 @@ def test_the_default_policy_observes_and_rises_with_the_level() -> None:
 def test_the_mode_can_be_overridden_and_the_version_tells() -> None:
     default, enforced = load_policy(None), load_policy(None, mode="enforce")
     assert enforced.mode == "enforce"
-    assert default.policy_version.startswith("default-1-")
+    assert default.policy_version.startswith("default-2-")
     assert default.policy_version != enforced.policy_version
     assert default.policy_version == load_policy(None).policy_version
 
@@ -57,19 +57,37 @@ def test_the_mode_can_be_overridden_and_the_version_tells() -> None:
         ("version: v\nrules: [{name: a, action: watch, duration_s: 24h}]", "$.rules[0].duration_s"),
         (
             "version: v\nrules: [{name: a, action: throttle, duration_s: 9}]",
-            "throttle takes requests_per_minute",
+            "$.rules[0].parameters: throttle needs requests_per_minute",
         ),
         (
             "version: v\nrules: [{name: a, action: watch, duration_s: 9, parameters: {decimals: 1}}]",
-            "$.rules[0].parameters: watch takes no parameters",
+            "$.rules[0].parameters: watch does not know decimals",
         ),
         (
             "version: v\nrules: [{name: a, action: coarsen, duration_s: 9, parameters: {decimals: .nan}}]",
-            "$.rules[0].parameters: a value is negative or not finite",
+            "$.rules[0].parameters: coarsen: a parameter is negative or not finite",
         ),
         (
-            "version: v\nrules: [{name: a, action: revoke, duration_s: 9}]",
-            "$.rules[0].conditions.min_families: a revocation needs 2 families",
+            (
+                "version: v\nrules: [{name: a, action: watch, duration_s: 9, escalation: [{action: throttle, "
+                "duration_s: 9}]}]"
+            ),
+            "$.rules[0].escalation[0].parameters: throttle needs requests_per_minute",
+        ),
+        (
+            "version: v\nrules: [{name: a, action: watch, duration_s: 9, conditions: {techniques: [T1]}}]",
+            "$.rules[0].conditions.techniques[0]: expected `str` matching regex",
+        ),
+        (
+            "version: v\nbreaker: {max_key: 1}\nrules: []",
+            "$.breaker.max_key: no such field, perhaps `max_keys`",
+        ),
+        (
+            (
+                "version: v\nrules: [{name: a, action: watch, duration_s: 9, "
+                "exceptions: [{owner: o, reason: r, families: [rate], expires: 2027-01-01}]}]"
+            ),
+            "$.rules[0].exceptions[0]: it names no key",
         ),
         (
             "version: v\nrules: [" + 2 * "{name: a, action: watch, duration_s: 9}," + "]",

@@ -70,8 +70,16 @@ class CountingPipeline:
         self.counts[f"feedback {record.author}"] += 1
         return Outputs(alerts=[], decisions=[], commands=[], rejections=[], events=0)
 
-    def set_policy(self, policy: object) -> None:
+    def begin(self, policy: object) -> None:
         """Take no notice: counting follows no policy."""
+
+    def set_policy(self, _policy: object) -> Outputs:
+        return Outputs()
+
+    def set_place(self, partition: int, partitions: int) -> None:
+        """Take no notice either."""
+
+    is_breaker_open = False
 
     part_names = frozenset(f"bucket/{number}" for number in range(BUCKETS))
 

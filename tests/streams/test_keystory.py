@@ -65,7 +65,9 @@ def test_every_alert_and_decision_of_a_run_is_in_its_keys_story(run: Run) -> Non
 
 def test_topics_tell_the_same_story_as_files(run: Run) -> None:
     settings = Settings()
-    bus = MemoryBus({settings.topic(name): 2 for name in ("alerts", "audit", "commands", "dead-letter")})
+    bus = MemoryBus(
+        {settings.topic(name): 2 for name in ("alerts", "decisions", "commands", "audit", "dead-letter")}
+    )
     outputs = Outputs(run.collected.alerts, run.collected.decisions, run.collected.commands)
     for output in [*list_outputs(outputs), *list_outputs(outputs)]:  # twice: a record may be written again
         bus.send(settings.topic(output.topic), msgspec.json.encode(output.record), key=output.key.encode())

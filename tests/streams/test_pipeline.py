@@ -9,6 +9,7 @@ import pytest
 
 from detectors.calibration import fit_reference
 from sinks.policyfile import load_policy
+from sinks.policytopic import PolicyInForce
 from sinks.records import Feedback
 from sinks.signing import generate_key, load_signer, verify
 from streams.bus.base import Message
@@ -59,6 +60,8 @@ def together(parts: Iterable[Outputs]) -> Outputs:
         whole.alerts += part.alerts
         whole.decisions += part.decisions
         whole.commands += part.commands
+        whole.audit += part.audit
+        whole.notices += part.notices
         whole.rejections += part.rejections
         whole.events += part.events
     return whole
@@ -146,18 +149,19 @@ def test_a_persons_word_restores_and_a_later_one_takes_it_back(
     assert [command.action for command in restored.commands] == ["restore"]
     assert restored.decisions[0].command == restored.commands[0]
     assert pipeline.process(stream[200:500]).commands == []
-    assert pipeline.feedback(msgspec.structs.replace(word, verdict="guilty")) == Outputs()
+    taken_back = pipeline.feedback(msgspec.structs.replace(word, verdict="guilty"))
+    assert (taken_back.decisions, [entry.kind for entry in taken_back.audit]) == ([], ["feedback"])
 
 
 def test_a_policy_can_be_replaced_while_running(
     references: Mapping[str, ModelReference], stream: list[Message], tmp_path: Path
 ) -> None:
     pipeline = build_pipeline(with_key(tmp_path, "observe"), live=False, references=references)
-    pipeline.set_policy(load_policy(None, "enforce"))
+    pipeline.set_policy(PolicyInForce(policy=load_policy(None, "enforce")))
     assert pipeline.process(stream).commands
     unsigned = history(references)
     with pytest.raises(PolicyError, match="signing key"):
-        unsigned.set_policy(load_policy(None, "enforce"))
+        unsigned.set_policy(PolicyInForce(policy=load_policy(None, "enforce")))
     assert unsigned.process(stream).commands == []
 
 

@@ -15,6 +15,7 @@ import pytest
 from faust.types import TP
 
 from sinks.policyfile import load_policy
+from sinks.policytopic import PolicyInForce
 from sinks.records import Command
 from streams.bus.kafka import KafkaBus
 from streams.faustbatch import Chunk, RecordList
@@ -30,7 +31,6 @@ from streams.topics import create_topics
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sinks.policyfile import Policy
     from streams.bus.base import Message
 
 HISTORIES = 8
@@ -52,7 +52,7 @@ class LedgerPipeline:
 
     def __init__(self, _settings: Settings) -> None:
         self.ledger = Ledger()
-        self.policy: Policy = POLICIES[0]
+        self.policy = PolicyInForce(policy=POLICIES[0])
         self.stored: dict[str, bytes] = {}
 
     def process(self, messages: Sequence[Message]) -> Outputs:
@@ -83,8 +83,15 @@ class LedgerPipeline:
             sequence=self.ledger.sequence,
         )
 
-    def set_policy(self, policy: Policy) -> None:
+    def begin(self, policy: PolicyInForce) -> None:
         self.policy = policy
+
+    def set_policy(self, policy: PolicyInForce) -> Outputs:
+        self.policy = policy
+        return Outputs()
+
+    def set_place(self, partition: int, partitions: int) -> None:
+        """Take no notice."""
 
     part_names = frozenset(Ledger.__struct_fields__)
 
@@ -144,7 +151,7 @@ class History:
         await self.store.start()
         self.state = FencedState(self.settings, LedgerPipeline, self.writer, self.store, Metrics())  # type: ignore[arg-type] # a toy
         self.generation += 1
-        self.state.set_policy(self.policy)
+        self.state.set_policy(PolicyInForce(policy=self.policy))
         await self.state.assign([self.partition], self.generation)
         positions = self.state.positions({})
         self.next = {
@@ -158,7 +165,7 @@ class History:
             await self.deliver("feedback")
         elif what == "policy":
             self.policy = self.draw.choice(POLICIES)
-            self.state.set_policy(self.policy)
+            self.state.set_policy(PolicyInForce(policy=self.policy))
         elif what == "snapshot":
             await self.state.snapshot_all()
         elif what == "crash":

@@ -10,7 +10,6 @@ import signal
 import time
 from collections import Counter, defaultdict
 from http.client import HTTPConnection
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -26,7 +25,7 @@ from worker_deployment import PARTITIONS, Deployment
 
 import streams.samples
 from detectors.alert import Alert
-from sinks.policyfile import parse_policy
+from sinks.policyfile import load_policy
 from sinks.records import Command, DeadLetter, Feedback
 from sinks.serving.event import encode_event
 from sinks.signing import key_id, load_public_key, verify
@@ -298,6 +297,25 @@ def check_metrics(deployment: Deployment, key: str, refused: int) -> None:
         assert get(deployment, path) == "ok\n"
 
 
+def send_bad_policies(deployment: Deployment, good: bytes) -> None:
+    """Publish what must be refused: wrong, tampered with, sent again, unsigned; the worker says which."""
+    bad = {
+        "$.policy.mode": good.replace(b'"enforce"', b'"enfroce"', 1),
+        "signature does not hold": good.replace(b'"a test"', b'"a toast"'),
+        "not above 1": good,
+        "not a signed policy": b"mode: enforce",
+    }
+    assert len(set(bad.values())) == len(bad)
+    for value in bad.values():
+        deployment.bus.send(f"{deployment.prefix}policy", value, key=b"bad")
+    deployment.bus.flush()
+    deployment.wait(lambda: deployment.log.count("policy_refused") >= len(bad))
+    refused = [line for line in deployment.log.splitlines() if "policy_refused" in line]
+    for line, why in zip(refused, bad, strict=True):
+        assert why in line
+    deployment.wait(lambda: scrape(deployment)[1]["modelwarden_policy_refused_total"] == len(bad))
+
+
 def test_faust_worker_takes_up_a_policy_keeps_good_events_and_a_restore_stays_the_last_word(
     deployment: Deployment,
 ) -> None:
@@ -318,15 +336,10 @@ def test_faust_worker_takes_up_a_policy_keeps_good_events_and_a_restore_stays_th
     deployment.wait(lambda: scrape(deployment)[1]["modelwarden_events_total"] == count)
     assert deployment.size("commands") == 0, "the default policy only observes"
 
-    text = (files("deploy") / "policies" / "default.yaml").read_text()
-    policy = text.replace("mode: observe", "mode: enforce")
-    deployment.publish_policy(policy)
+    policy = load_policy(None, "enforce")
+    signed = deployment.publish_policy(policy)
     deployment.wait(lambda: deployment.log.count("policy_in_force") == PARTITIONS)
-    deployment.publish_policy(text.replace("mode: observe", "mode: enfroce"))
-    deployment.wait(lambda: "policy_refused" in deployment.log)
-    (refused,) = [line for line in deployment.log.splitlines() if "enfroce" in line or "refused" in line]
-    assert "policy_refused" in refused
-    assert "$.mode" in refused
+    send_bad_policies(deployment, msgspec.json.encode(signed))
     count += send_events(deployment, late[:10])
     sizes = send_oversized(deployment, second)
     count += send_events(deployment, late[10:100])
@@ -334,7 +347,7 @@ def test_faust_worker_takes_up_a_policy_keeps_good_events_and_a_restore_stays_th
     letters = [msgspec.json.decode(m.value or b"", type=DeadLetter) for m in deployment.read("dead-letter")]
     assert [(letter.reason, letter.size_bytes) for letter in letters] == [("too_large", n) for n in sizes]
     commands = read_commands(deployment, public_keys)
-    assert {command.policy_version for command in commands} == {parse_policy(policy, "").policy_version}
+    assert {command.policy_version for command in commands} == {policy.policy_version}
     assert "suspend" in {command.action for command in commands if command.key == second}
     assert first in {json.loads(m.value or b"")["key"] for m in deployment.read("alerts")}
     check_metrics(deployment, second, len(sizes))

@@ -16,12 +16,17 @@ from typing import TYPE_CHECKING
 
 from counting_worker import read_counts
 
+from sinks.signing import load_signer
+from sinks.trustedkeys import trust
+from streams.publish import Publisher
 from streams.settings import Settings
 from streams.statestore import StateStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sinks.policyfile import Policy
+    from sinks.policytopic import SignedPolicy
     from streams.bus.base import Message
     from streams.bus.kafka import KafkaBus
     from streams.snapshot import Manifest
@@ -106,9 +111,11 @@ class Deployment:
         }
         return all(stored.get(partition, 0) == end for partition, end in self.bus.end_offsets(events).items())
 
-    def publish_policy(self, text: str) -> None:
-        self.bus.send(f"{self.prefix}policy", text.encode(), key=b"policy")
-        self.bus.flush()
+    def publish_policy(self, policy: Policy) -> SignedPolicy:
+        """Sign a policy with the worker's own key and publish it."""
+        signer = load_signer(Path(self.environ["MODELWARDEN_SIGNING_KEY_FILE"]))
+        publisher = Publisher(self.bus, Settings(topic_prefix=self.prefix), trust(signer))
+        return publisher.policy(signer, policy, author="ann", reason="a test", now_ms=1)
 
     def wait(self, what: Callable[[], bool], timeout_s: float = 90) -> None:
         deadline = time.monotonic() + timeout_s

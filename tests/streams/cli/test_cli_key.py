@@ -128,7 +128,7 @@ def test_a_short_secret_and_no_key_are_errors_that_show_neither(tmp_path: Path) 
 def test_topics_are_read_too(kafka_broker: str, home: Path, alert: dict[str, str]) -> None:
     create_topics(kafka_broker, prefix="shown.", partitions=2)
     bus = KafkaBus(kafka_broker)
-    for topic, kind in (("alerts", "alerts"), ("audit", "decisions")):
+    for topic, kind in (("alerts", "alerts"), ("decisions", "decisions")):
         for line in (home / f"run/1/{kind}.jsonl").read_bytes().splitlines():
             bus.send(f"shown.{topic}", line, key=json.loads(line)["key"].encode())
     bus.close()

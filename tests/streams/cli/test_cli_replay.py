@@ -138,6 +138,7 @@ STRICTER = """
 version: stricter
 rules:
   - name: warning-suspend
+    maturity: stable
     conditions: {levels: [warning, critical]}
     action: suspend
     duration_s: 3600
@@ -146,6 +147,7 @@ OBSERVING = """
 version: observing
 rules:
   - name: watch-all
+    maturity: stable
     action: watch
     duration_s: 3600
 """

@@ -24,6 +24,8 @@ from streams.recordblock import VALUE_SIZE, VALUE_START, RecordBlock, pack_messa
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from streams.formats.batches import Decoded
+
 TOPIC = "events"
 NOW_MS = 1_763_900_000_000
 LIMITS = Limits(now_ms=NOW_MS, max_bytes=4096)
@@ -58,11 +60,9 @@ def named(batch: EventBatch | None) -> dict[str, Any]:
     return held
 
 
-def assert_same(
-    found: tuple[EventBatch | None, list[Rejection]], expected: tuple[EventBatch | None, list[Rejection]]
-) -> None:
-    assert found[1] == expected[1]
-    left, right = named(found[0]), named(expected[0])
+def assert_same(found: Decoded, expected: tuple[EventBatch | None, list[tuple[int, Rejection]]]) -> None:
+    assert found.rejections == expected[1]
+    left, right = named(found.batch), named(expected[0])
     assert left.keys() == right.keys()
     for column, values in left.items():
         np.testing.assert_array_equal(values, right[column], err_msg=column)
