@@ -2,8 +2,8 @@
 
 Run as `python tests/bench/replay_speed.py [--events 5000000]`. Events are simulated once into a file. Both
 run in turns, cut into the same batches: the engine on batches that are decoded already, the replay from the
-file, with decoding and policy. Times are of the process's own processor, all threads; the clock on the wall is
-shown beside. With --file the file is kept for the next run.
+file, with decoding and policy. Times are of the process's own processor, all threads; the clock on the wall
+is shown beside. With --file the file is kept for the next run.
 """
 
 from __future__ import annotations
