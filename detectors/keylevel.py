@@ -125,6 +125,26 @@ def raise_levels(overall: Array, slots: Array, thresholds: Array, level: Array, 
 
 
 @njit(cache=True, nogil=True)
+def repeat_levels(
+    overall: Array, slots: Array, time_ms: Array, thresholds: Array, again_ms: int,
+    level: Array, told_ms: Array, out: Array,
+) -> None:  # fmt: skip
+    """Let a key that goes on be told of again: `out` (n,) holds the levels newly reached, and gets more.
+
+    A row whose key reached a level before, stands at one still and was last told of `again_ms` or longer ago
+    gets the level at which it stands. `level` and `told_ms` (capacity,) are slabs.
+    """
+    for i in range(len(slots)):
+        slot = slots[i]
+        if out[i] == 0 and level[slot] > 0 and time_ms[i] >= told_ms[slot] + again_ms:
+            for k in range(len(thresholds)):
+                if overall[i] >= thresholds[k]:
+                    out[i] = k + 1
+        if out[i] > 0:
+            told_ms[slot] = time_ms[i]
+
+
+@njit(cache=True, nogil=True)
 def note_peaks(z: Array, slots: Array, peak: Array) -> None:
     """Keep the largest z-value of each statistic in the slab `peak` (capacity, S); never below 0."""
     for i in range(len(slots)):

@@ -114,7 +114,7 @@ class ModelAlarm:
         )
         if expected >= CALM:
             self._level = 0
-        level = sum(expected <= budget for budget in MODEL_BUDGETS)
+        level = sum(float(expected) <= budget for budget in MODEL_BUDGETS)
         if level <= self._level:
             return None
         self._level = level

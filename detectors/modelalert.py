@@ -42,7 +42,6 @@ def make_model_alert(
     model = batch.models[batch.model[row]]
     level = LEVELS[finding.level - 1]
     place = batch.topic, int(batch.partition[row]), int(batch.offset[row])
-    weeks = round(1 / MODEL_BUDGETS[finding.level - 1])
     p_value = min(max(finding.false_alarms, _LEAST_P_VALUE), 1.0)
     e_value = e_value_log10(-log(p_value))
     return Alert(
@@ -58,18 +57,7 @@ def make_model_alert(
         extrapolated=True,
         families=("model",),
         evidence=(Evidence(family="model", key_p_value=p_value, e_value_log10=e_value, extrapolated=True),),
-        features=(
-            Feature(
-                name="odd_share",
-                observed=finding.share,
-                expected=0.0,
-                benign_high=TRIMMED_KEYS / finding.key_count,
-                unit="ratio",
-            ),
-            Feature(
-                name="odd_keys", observed=len(members), expected=0.0, benign_high=TRIMMED_KEYS, unit="keys"
-            ),
-        ),
+        features=_features(finding, len(members)),
         techniques=FAMILY_TECHNIQUES["model"],
         query_count=WINDOW,
         topic=batch.topic,
@@ -82,9 +70,22 @@ def make_model_alert(
             f"It would not have fired had no more than {TRIMMED_KEYS} keys been odd at a time, or had those "
             f"that were looked like honest keys of this model by themselves."
         ),
-        sentence=(
-            f"{finding.share:.0%} of the last {WINDOW} queries to {model} come from {len(members)} keys that "
-            f"are odd at the same time, out of {finding.key_count} then active; each alone could be a "
-            f"customer. Honest traffic looks like this less than once in {weeks:,} weeks."
-        ),
+        sentence=_sentence(finding, len(members), model),
+    )
+
+
+def _features(finding: ModelFinding, odd_keys: int) -> tuple[Feature, ...]:
+    high = TRIMMED_KEYS / finding.key_count
+    return (
+        Feature(name="odd_share", observed=finding.share, expected=0.0, benign_high=high, unit="ratio"),
+        Feature(name="odd_keys", observed=odd_keys, expected=0.0, benign_high=TRIMMED_KEYS, unit="keys"),
+    )
+
+
+def _sentence(finding: ModelFinding, odd_keys: int, model: str) -> str:
+    weeks = round(1 / MODEL_BUDGETS[finding.level - 1])
+    return (
+        f"{finding.share:.0%} of the last {WINDOW} queries to {model} come from {odd_keys} keys that are odd "
+        f"at the same time, out of {finding.key_count} then active; each alone could be a customer. "
+        f"Honest traffic looks like this less than once in {weeks:,} weeks."
     )

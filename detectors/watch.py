@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from detectors.budget import BUDGET_FIELDS, Budget
-from detectors.keylevel import note_peaks, raise_levels, standardise, surprises
+from detectors.keylevel import note_peaks, raise_levels, repeat_levels, standardise, surprises
 from detectors.secondopinion import PROMOTION_LOG10_E, PROMOTION_SURPRISE
 from detectors.statistics import FAMILIES, FAMILY_OF, GROUP_OF, HORIZONS, STATISTICS
 from detectors.track import TRACK_FIELDS, Track
@@ -36,16 +36,21 @@ least for a critical level."""
 
 THRESHOLDS = np.array([-log(budget) for budget in BUDGETS], np.float32)
 
+AGAIN_MS = 900_000
+"""A key that still stands at a level is told of again after so long: what was done about it may have ended,
+and what was found must not be forgotten while it goes on."""
+
 WATCH_FIELDS: Fields = {
     **TRACK_FIELDS,
     "z_peak": ("f4", (len(STATISTICS),)),
     "level": ("u1", ()),
+    "level_told_ms": ("i8", ()),
     "promoted": ("u1", ()),
     "surprise_peak": ("f4", ()),
     **BUDGET_FIELDS,
 }
-"""Slabs of a watched key: its track, its largest z-values, the level it reached, whether it was promoted to
-River's tier, its largest surprise, what it holds of the model."""
+"""Slabs of a watched key: its track, its largest z-values, the level it reached and when that was last told,
+whether it was promoted to River's tier, its largest surprise, what it holds of the model."""
 
 _PROMOTION = np.array([PROMOTION_SURPRISE])
 
@@ -108,11 +113,13 @@ class Watch:
         slabs: Slabs,
         number: NDArray[np.int64],  # noqa: ARG002 - a learner needs it
     ) -> Watched:
-        """Score the rows, in order; find those at which a key first reached a level or was promoted."""
+        """Score the rows, in order; find those at which a key reached or still stands at a level, or rose."""
         progress = self._track.advance(batch, slots, slabs)
         verdict = compare(progress, self.reference.key, slots, slabs)
         levels = np.empty(len(batch), np.uint8)
         raise_levels(verdict.overall, slots, THRESHOLDS, slabs["level"], levels)
+        told = slabs["level"], slabs["level_told_ms"]
+        repeat_levels(verdict.overall, slots, batch.time_ms, THRESHOLDS, AGAIN_MS, *told, levels)
         np.maximum.at(slabs["surprise_peak"], slots, verdict.overall)
         promoted = np.empty(len(batch), np.uint8)
         bet_on = (progress.e_detector >= PROMOTION_LOG10_E).any(axis=1)

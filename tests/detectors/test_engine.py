@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from traffic import MODEL, augmentation, far_away, honest, interleave, key_batch
 from detectors.batch import format_key_reference
 from detectors.calibration import fit_reference
 from detectors.engine import Engine, EngineSettings, StateError
+from detectors.watch import AGAIN_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +47,17 @@ def name_of(number: int) -> str:
 def run(engine: Engine, batch: EventBatch, cuts: list[int]) -> list[Alert]:
     edges = [0, *sorted(cuts), len(batch)]
     return [alert for a, b in pairwise(edges) for alert in engine.process(batch.take(slice(a, b)))]
+
+
+def test_an_attack_that_goes_on_is_told_of_again() -> None:
+    batch = far_away(FAR)
+    late = replace(batch, time_ms=batch.time_ms + 2 * AGAIN_MS, offset=batch.offset + len(batch))
+    engine = calibrated()
+    first, again = engine.process(batch), engine.process(late)
+    assert again[0].level == first[-1].level == "critical"
+    assert again[0].alert_id not in {alert.alert_id for alert in first}
+    assert again[0].time_ms == late.time_ms[0], "at once, when it goes on after a pause"
+    assert len(again) <= 1 + (late.time_ms[-1] - late.time_ms[0]) / AGAIN_MS
 
 
 def test_attacks_are_found_early_and_honest_keys_are_left_alone() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detectors.arrays import pack_arrays, unpack_arrays
 from detectors.modelalarm import (
     KEY_EVENTS,
     LEAST_KEYS,
@@ -138,6 +139,15 @@ def test_a_restored_alarm_goes_on_as_the_dumped_one() -> None:
     rest = rows.cut(6_300, 12_000)
     told = [[(f.row, f.level, f.slots.tolist()) for f in alarm.process(*rest)] for alarm in (one, other)]
     assert told[0]
+    assert told[0] == told[1]
+
+
+def test_an_alarm_that_sounded_can_be_stored() -> None:
+    rows = with_odd(honest(7, 12_000), 8, 0.3, 3.0, 6_000)
+    one, other = ModelAlarm(reference()), ModelAlarm(reference())
+    assert one.process(*rows.cut(0, 9_000))
+    other.restore(*unpack_arrays(pack_arrays("alarm", 1, *one.dump()), "alarm", 1))
+    told = [[f.level for f in alarm.process(*rows.cut(9_000, 12_000))] for alarm in (one, other)]
     assert told[0] == told[1]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.keylevel import MINIMUM_MASS, raise_levels, standardise
+from detectors.keylevel import MINIMUM_MASS, raise_levels, repeat_levels, standardise
 from detectors.slabs import make_slabs
 from detectors.statistics import (
     FAMILIES,
@@ -84,6 +84,18 @@ def test_each_level_is_reached_once_and_only_upwards() -> None:
     raise_levels(overall, np.zeros(8, np.int64), np.array([4.6, 6.9, 9.2], np.float32), level, out)
     assert out.tolist() == [0, 1, 0, 2, 0, 0, 3, 0]
     assert level[0] == 3
+
+
+def test_a_key_that_goes_on_is_told_of_again_and_one_that_stopped_is_not() -> None:
+    overall = np.array([5, 8, 8, 8, 1, 5, 8, 12], np.float32)
+    time_ms = np.array([0, 10, 99, 110, 300, 301, 302, 303])
+    slots, thresholds = np.zeros(8, np.int64), np.array([4.6, 6.9, 9.2], np.float32)
+    level, told_ms, out = np.zeros(1, np.uint8), np.zeros(1, np.int64), np.empty(8, np.uint8)
+    raise_levels(overall, slots, thresholds, level, out)
+    assert out.tolist() == [1, 2, 0, 0, 0, 0, 0, 3]
+    repeat_levels(overall, slots, time_ms, thresholds, 100, level, told_ms, out)
+    assert out.tolist() == [1, 2, 0, 2, 0, 1, 0, 3]
+    assert told_ms[0] == 303
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=50), st.floats(-1e6, 1e6, width=32))
