@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from detectors.alert import Extraction
+from detectors.kernelcache import njit
 from detectors.reference import ExtractionReference
 from detectors.signals.coverage import CELLS, cell_numbers, planes
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from detectors.coldstore import COLD_LIMIT_BYTES, ColdStore
+from detectors.kernelcache import njit
 from detectors.keytable import ENTITY_WORDS, KeyTable
 from detectors.slabs import make_slabs, row_dtype, slot_bytes
 from detectors.slotparts import CHANGED, SlotParts, assemble

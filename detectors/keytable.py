@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
+from detectors.kernelcache import njit
 from detectors.memory import reserve
 
 if TYPE_CHECKING:

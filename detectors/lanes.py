@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from numba import njit
-
 from detectors.batch import SKETCH_SIZE
+from detectors.kernelcache import njit
 
 if TYPE_CHECKING:
     from detectors.base import Array

@@ -21,8 +21,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from detectors.kernelcache import njit
 from detectors.keylevel import tail
 from detectors.reference import ModelAlarmReference
 from detectors.tails import fit_tail
@@ -117,7 +117,7 @@ class ModelAlarm:
         level = sum(float(expected) <= budget for budget in MODEL_BUDGETS)
         if level <= self._level:
             return None
-        self._level = level
+        self._level = int(level)
         strongest = np.argsort(-terms, kind="stable")
         reach = np.cumsum(terms[strongest]) / max(terms[terms > 0].sum(), 1e-9)
         chosen = keys[strongest[: int(np.searchsorted(reach, 0.8)) + 1]]

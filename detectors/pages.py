@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from detectors.kernelcache import njit
 from detectors.memory import reserve
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 from scipy.stats import shapiro
+
+from detectors.kernelcache import njit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -44,7 +44,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
+
+from detectors.kernelcache import njit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

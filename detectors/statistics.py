@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from detectors.kernelcache import njit
 from detectors.search import count_below
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from detectors.batch import is_synthetic
 from sinks.metrics import catalogue
 from sinks.metrics.instruments import Instruments
 from sinks.records import Mode
+from streams.clock import SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,6 +41,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.instruments = Instruments("worker")
+        self._clock = SystemClock()
 
     def count(self, outputs: Outputs) -> None:
         """Count what came of some messages."""
@@ -61,6 +63,12 @@ class Metrics:
         for verdict in outputs.verdicts:
             add(catalogue.FEEDBACK, verdict=verdict)
 
+    def observe_latency(self, arrived_ms: int) -> None:
+        """Note that a chunk has its verdicts; its oldest record came to its topic then (0: unknown)."""
+        if arrived_ms:
+            seconds = max(self._clock.now_ms() - arrived_ms, 0) / 1000
+            self.instruments.observe(catalogue.DETECTION_LATENCY, seconds)
+
     def time_snapshot(self) -> AbstractContextManager[object]:
         """Time a snapshot, from its capture until it is stored."""
         return self.instruments.time(catalogue.SNAPSHOT_SECONDS)
@@ -71,10 +79,19 @@ class Metrics:
             self.instruments.set(catalogue.POLICY_MODE, name == mode, mode=name)
         self.instruments.set(catalogue.BREAKER_OPEN, is_breaker_open)
 
-    def measure(self, *, keys: int, state_bytes: int, snapshot_age_s: float, lags: Iterable[Lag]) -> None:
+    def measure(
+        self,
+        *,
+        keys: int,
+        state_bytes: int,
+        state_limit_bytes: int,
+        snapshot_age_s: float,
+        lags: Iterable[Lag],
+    ) -> None:
         """Set the gauges; partitions that are not among `lags` are another worker's now."""
         self.instruments.set(catalogue.KEYS_TRACKED, keys)
         self.instruments.set(catalogue.STATE_BYTES, state_bytes)
+        self.instruments.set(catalogue.STATE_LIMIT_BYTES, state_limit_bytes)
         self.instruments.set(catalogue.SNAPSHOT_AGE, snapshot_age_s)
         self.instruments.clear(catalogue.CONSUMER_LAG)
         for lag in lags:

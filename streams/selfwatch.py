@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from detectors.keystate import FIELDS
+from detectors.slabs import slot_bytes
 from sinks.metrics.flagged import FlaggedKeys
 from sinks.metrics.server import serve
 from streams.clock import SystemClock
@@ -85,6 +87,7 @@ class SelfWatch:
         self._app.metrics.measure(
             keys=sum(engine.key_count for engine in engines),
             state_bytes=sum(engine.state_bytes for engine in engines),
+            state_limit_bytes=len(engines) * self._app.worker_settings.engine.hot_keys * slot_bytes(FIELDS),
             snapshot_age_s=self._app.fences.snapshot_age_s(),
             lags=lags,
         )

@@ -171,6 +171,8 @@ class FencedState:
         for outputs in step(state.pipeline, messages) if messages else ():
             self._metrics.count(outputs)
             yield list(list_outputs(outputs))
+        if messages and chunk.tp.topic == self.events_topic:
+            self._metrics.observe_latency(messages[0].time_ms)
         state.fences[chunk.tp.topic] = chunk.last
         state.whole = True
         state.note_change()

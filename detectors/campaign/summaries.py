@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
 from detectors.batch import SKETCH_SIZE
+from detectors.kernelcache import njit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

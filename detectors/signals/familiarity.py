@@ -20,10 +20,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numba import njit
 
 from detectors.batch import SKETCH_SIZE
 from detectors.familiar import is_near
+from detectors.kernelcache import njit
 from detectors.lanes import LANES, load_lanes, project
 from detectors.signals.out_of_distribution import class_rows
 

@@ -24,8 +24,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numba import njit
 
+from detectors.kernelcache import njit
 from detectors.pages import LENGTHS, next_page, place_of, size_of
 from detectors.slabs import PAGE, PAGE_COUNT
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numba import njit
 
 from detectors.batch import SKETCH_SIZE
+from detectors.kernelcache import njit
 from detectors.lanes import LANES, load_lanes, project
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numba import njit
+
+from detectors.kernelcache import njit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -117,6 +117,6 @@ class FlaggedKeys:
 
 
 def _subject(alert: Alert) -> str:
-    if alert.subject == "campaign":
-        return "campaign"
+    if alert.subject != "key":
+        return alert.subject
     return "budget" if is_budget_alert(alert) else "key"

@@ -187,16 +187,20 @@ class Warden:
         is_verified : bool
             Whether the caller has passed the provider's challenge.
         """
-        time_ms = self._clock()
-        key = self.reference(api_key)
-        standing = self.enforcer.table.lookup(key, self.settings.model, tenant, time_ms)
-        call = Call(self, key, tenant, standing, time_ms)
-        if standing:
-            call.denial = _deny(standing, time_ms, is_verified=is_verified)
+        call = self.resume(api_key, tenant)
+        if call._standing:  # noqa: SLF001 - its own half
+            call.denial = _deny(call._standing, call._now_ms, is_verified=is_verified)  # noqa: SLF001 - same
         elif self.settings.start_closed and not self.enforcer.is_ready:
             call.denial = _STARTING
         self.counts["served" if call.denial is None else call.denial.kind] += 1
         return call
+
+    def resume(self, api_key: str | bytes, tenant: str | None = None) -> Call:
+        """Return a call that was let through before, to observe it; nothing is counted or throttled again."""
+        time_ms = self._clock()
+        key = self.reference(api_key)
+        standing = self.enforcer.table.lookup(key, self.settings.model, tenant, time_ms)
+        return Call(self, key, tenant, standing, time_ms)
 
     def _tell(self, call: Call, inputs: Any, probabilities: Any, fields: dict[str, Any]) -> None:
         """Queue the call's event."""

@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from detectors.kernelcache import njit
 from streams.formats.words import load1
 from streams.recordblock import (
     HEADERS,

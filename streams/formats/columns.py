@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from detectors.kernelcache import njit
 from sinks.serving.formats import (
     ABSENT_NAME,
     COLUMNS_MAGIC,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
+from detectors.kernelcache import njit
 from sinks.serving.formats import COLUMNS, FORMAT_HEADER, JSON, RECORD
 from streams.formats.words import load1
 from streams.recordblock import HEADERS, HEADERS_START, OFFSET

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
-from numba import njit
 
 from detectors.batch import ABSENT
+from detectors.kernelcache import njit
 from sinks.records import ServingEvent
 from streams.formats.sketches import SKETCH_CHARS
 from streams.formats.words import (

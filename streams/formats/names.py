@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
 from detectors.batch import ABSENT
+from detectors.kernelcache import njit
 from streams.formats.words import hash_span, is_equal
 
 if TYPE_CHECKING:

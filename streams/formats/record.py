@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from detectors.kernelcache import njit
 from sinks.serving.formats import FLOATS, INTEGERS, NAMES, RECORD_STRUCT, RECORD_VERSION, SKETCH_BYTES
 from streams.formats.base import size_fault
 from streams.formats.batches import Decoded

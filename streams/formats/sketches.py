@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
 from detectors.batch import SKETCH_SIZE
+from detectors.kernelcache import njit
 from streams.formats.words import float_bits, load8, store4
 
 if TYPE_CHECKING:

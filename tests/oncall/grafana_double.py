@@ -71,6 +71,11 @@ class GrafanaDouble:
         started.wait(10)
         return self
 
+    def restart(self) -> None:
+        """Come back at the same address after an end, with everything that was there."""
+        self._loop = asyncio.new_event_loop()
+        self.__enter__()
+
     def __exit__(self, *_: object) -> None:
         async def stop() -> None:
             assert self._runner is not None

@@ -60,8 +60,12 @@ def test_a_scrape_shows_what_was_counted_and_measured() -> None:
     message = Message(topic="t", partition=0, offset=0, value=b"sk-live-secret")
     refused = Rejection(reason="not_json", detail="$", message=message)
     metrics.count(Outputs(rejections=[refused, refused], events=5))
-    metrics.measure(keys=3, state_bytes=4096, snapshot_age_s=1.5, lags=[Lag("events", 7, 11)])
-    metrics.measure(keys=2, state_bytes=2048, snapshot_age_s=0.0, lags=[Lag("events", 1, 9)])
+    metrics.measure(
+        keys=3, state_bytes=4096, state_limit_bytes=9000, snapshot_age_s=1.5, lags=[Lag("events", 7, 11)]
+    )
+    metrics.measure(
+        keys=2, state_bytes=2048, state_limit_bytes=9000, snapshot_age_s=0.0, lags=[Lag("events", 1, 9)]
+    )
     with serving(metrics.instruments.registry, Health(HealthSettings(), ManualClock())) as port:
         found = read(port)
     assert found["modelwarden_events_total",] == 5
