@@ -41,6 +41,7 @@ class Standing(msgspec.Struct, array_like=True):
     alert_id: str
     tenant: str | None = None
     plan: str | None = None
+    rule: str = ""
 
 
 class Offence(msgspec.Struct, array_like=True):

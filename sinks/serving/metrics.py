@@ -37,8 +37,9 @@ def export(warden: Warden, instruments: Instruments) -> bytes:
         _raise_to(instruments, catalogue.COMMANDS_REFUSED, count, reason=reason)
     for kind, action in _ACTION_OF.items():
         _raise_to(instruments, catalogue.CALLS_ENFORCED, warden.counts[kind], action=action)
-    _raise_to(instruments, catalogue.EMITTED, warden.events.stored)
-    _raise_to(instruments, catalogue.EMIT_DROPPED, warden.events.dropped, reason="buffer_full")
+    _raise_to(instruments, catalogue.EMITTED, warden.events.emitted)
+    for reason, count in list(warden.events.dropped.items()):
+        _raise_to(instruments, catalogue.EMIT_DROPPED, count, reason=reason)
     held = Counter(command.action for command in warden.enforcer.table.standing())
     for one in get_args(Action):
         instruments.set(catalogue.COMMANDS_HELD, held[one], action=one)

@@ -22,7 +22,6 @@ from aiohttp import web
 
 from sinks.metrics.instruments import Instruments
 from sinks.records import ServingEvent
-from sinks.serving.event import encode_event
 from sinks.serving.metrics import export
 from sinks.serving.warden import Warden
 
@@ -154,7 +153,7 @@ async def _events(request: web.Request) -> web.Response:
         except (msgspec.MsgspecError, UnicodeError):
             refused += 1
             continue
-        if request.app[WARDEN].events.put(event.key.encode(), encode_event(event)):
+        if request.app[WARDEN].events.put(event):
             accepted += 1
         else:
             dropped += 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -32,6 +33,7 @@ PARTITIONS = 4
 _MAIN = "from streams.cli import main; main()"
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
+FIRST_EVENTS = 10
 
 
 class LiveError(ModelwardenError):
@@ -132,6 +134,15 @@ class Deployment:
         with urlopen(f"http://127.0.0.1:{self.ports[name]}/metrics", timeout=10) as answer:
             text: str = answer.read().decode()
         return text
+
+    def wait_until_detecting(self) -> None:
+        """Wait until the worker has processed some events; somebody must be asking. Raises LiveError."""
+
+        def processed() -> bool:
+            found = re.search(r"^modelwarden_events_total (\S+)", self.metrics("worker"), re.MULTILINE)
+            return found is not None and float(found[1]) >= FIRST_EVENTS
+
+        self.wait(processed, "the worker's first events")
 
     def _prepare(self) -> None:
         from streams.live.traffic import learn_reference  # noqa: PLC0415 - numba takes seconds to load

@@ -21,8 +21,8 @@ from aiohttp import ClientSession, web
 from aiohttp.test_utils import BaseTestServer, TestClient, TestServer
 from signed import make_command
 
-from sinks.records import ServingEvent
 from sinks.serving.clock import now_ms
+from sinks.serving.event import encode_event
 from sinks.serving.settings import ServingSettings
 from sinks.serving.sidecar import api_key, make_sidecar
 from sinks.serving.warden import Warden
@@ -31,6 +31,8 @@ from streams.localkafka import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from sinks.records import ServingEvent
 
 API_KEY = "sk-customer-0000000000000001"
 AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
@@ -51,6 +53,13 @@ def warden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warden:
     )
     made = Warden(settings)
     monkeypatch.setattr(made, "start", lambda: None)
+    monkeypatch.setattr(made, "stop", lambda: None)
+
+    def put(event: ServingEvent) -> bool:
+        made.events._queue.append(event)
+        return True
+
+    monkeypatch.setattr(made.events, "put", put)
     return made
 
 
@@ -137,7 +146,7 @@ def test_calls_observed_and_events_sent_from_any_language_reach_the_topic(warden
         assert await answer.json() == {"probabilities": [0.0, 1.0]}
         assert (await client.post("/observe", json=body)).status == 401
         assert (await client.post("/observe", data=b"{", headers=AUTHORIZED)).status == 400
-        event = warden.events._queue[0][1]
+        event = encode_event(warden.events._queue[0])
         for sent, accepted, refused, status in (
             (event, 1, 0, 202),
             (event + b"\n\n" + event + b"\nnonsense", 2, 1, 202),
@@ -150,7 +159,7 @@ def test_calls_observed_and_events_sent_from_any_language_reach_the_topic(warden
             assert (counts["accepted"], counts["refused"], told.status) == (accepted, refused, status)
 
     run(warden, test)
-    events = [msgspec.json.decode(value, type=ServingEvent) for _, value in warden.events._queue]
+    events = list(warden.events._queue)
     assert {(one.key, one.plan, one.predicted_class) for one in events} == {
         (warden.reference(API_KEY), "pro", 1)
     }

@@ -82,6 +82,7 @@ class Case:
         url = self.deployment.server_url
         background = asyncio.gather(run_clients(self.honest, url, stop), self._be_on_call(stop))
         try:
+            await asyncio.to_thread(self.deployment.wait_until_detecting)
             await asyncio.wait_for(run_clients(attackers, url, stop), timeout_s)
         finally:
             stop.set()
