@@ -214,10 +214,11 @@ class Pipeline:
             )
         self._trusted.verify(action, "operators", action.time_ms)
         outputs = Outputs(audit=[self._chain.append("operator_action", action, action.time_ms)])
-        if action.action in {"undo", "grant_appeal"}:
+        decision = self._policy.operate(action)
+        if decision is not None and action.action in {"undo", "grant_appeal"}:
             self.engine.forgive(action.key, action.model)
             outputs.verdicts.append("honest")
-        self._settle(outputs, [self._policy.operate(action)])
+        self._settle(outputs, [decision])
         return outputs
 
     def acknowledge(self, record: Acknowledgement) -> Outputs:
@@ -324,7 +325,7 @@ def _cannot_restore(error: Exception) -> StateVersionError:
     return StateVersionError(
         "cannot restore a pipeline's state",
         str(error),
-        "Run the version that wrote it, or restart from the events by deleting the state",
+        "Run the version that wrote it, or begin anew by deleting the state (deploy/docs/state.md)",
     )
 
 

@@ -251,7 +251,7 @@ def test_a_revocation_by_one_family_waits_and_the_key_is_suspended_meanwhile() -
     assert (approved.command.action, approved.command.approved_by) == ("revoke", "ana")
     assert (approved.follows, approved.decided_by) == (waiting.decision_id, "ana")
     assert approved.command.issued_ms == START_MS + 6 * HOUR_MS
-    twice = of.operate(act(waiting, "approve", 7))
+    twice = of.operate(act(waiting, "approve", 7, action_id="b" * 32))
     assert twice is not None
     assert twice.command is None
 
@@ -330,9 +330,20 @@ def test_an_undo_leaves_in_mode_observe_if_a_command_stands() -> None:
     undone = of.operate(act(first, "undo", 0.1))
     assert undone is not None
     assert sent(undone) == "restore"
-    again = of.operate(act(first, "undo", 0.2))
+    again = of.operate(act(first, "undo", 0.2, action_id="b" * 32))
     assert again is not None
     assert (again.command, again.withheld) == (None, "mode observe")
+
+
+def test_an_action_that_is_sent_again_or_is_very_old_changes_nothing() -> None:
+    of, other = engine(), engine()
+    undo = act(decide(of, 0), "undo", 0.1)
+    assert of.operate(undo) is not None
+    other.restore(of.dump())
+    for one in (of, other):
+        assert sent(decide(one, 1, families=("rate",))) == "throttle"
+        assert one.operate(undo) is None
+    assert other.operate(act(decide(other, 24 * 60), "undo", 1, action_id="c" * 32)) is None
 
 
 def test_appeals_are_told_and_granting_one_is_an_undo() -> None:

@@ -222,9 +222,6 @@ def test_every_attack_is_suspended_by_signed_commands_though_the_worker_is_kille
     deployment.wait(lambda: deployment.size("audit") >= len(chain))
     worker.terminate()
     assert worker.wait(STOP_S) == 0
-    assert set(re.findall(r"worker_ready.*generation=(\d+)", deployment.log)) == {"1"}, (
-        "a static member comes back without a rebalance"
-    )
 
     def in_order(records: Iterable[Alert | Command]) -> list[bytes]:
         return sorted(msgspec.json.encode(record) for record in records)
@@ -247,6 +244,9 @@ def test_every_attack_is_suspended_by_signed_commands_though_the_worker_is_kille
     assert attackers <= {alert.key for alert in written}
     assert attackers == {command.key for command in sent if command.action == "suspend"}
     assert attackers >= {command.key for command in sent if command.action in HARMFUL}
+    assert set(re.findall(r"worker_ready.*generation=(\d+)", deployment.log)) == {"1"}, (
+        "a static member comes back without a rebalance"
+    )
 
 
 def get(deployment: Deployment, path: str) -> str:
