@@ -34,6 +34,7 @@ NOUNS = {
         "evaluate": "Measure detection and false alarms on labelled traces.",
     },
     "Run it": {
+        "warmup": "Compile the kernels, so that workers start in seconds.",
         "worker": "Detect: read events, write alerts, decisions and commands.",
         "reconcile": "See to it that commands are obeyed: send again, page.",
         "revoker": "Have revocations done by the provider's key store.",
@@ -59,6 +60,7 @@ NOUNS = {
         "appeals": "Put a customer's objection on record, and answer it.",
         "allowlist": "Keys that no command touches.",
         "audit": "Verify and export the chain of everything decided and done.",
+        "support": "Gather what is needed to help, without secrets.",
         "completion": "Print the completion script of a shell.",
     },
 }
