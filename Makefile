@@ -39,10 +39,10 @@ lint: .venv/test-installed ## Everything but the tests
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/run-installed
 
-packages: ## Install the programs that some tests use: Prometheus, Alertmanager, Chromium (Debian; needs root)
+packages: ## Install the programs that some tests use: Prometheus, Alertmanager, Chromium, nginx (Debian; needs root)
 	apt-get update -qq
 	apt-get install -qq -y --no-install-recommends $(PACKAGES)
-PACKAGES := prometheus prometheus-alertmanager chromium fonts-dejavu-core
+PACKAGES := prometheus prometheus-alertmanager chromium fonts-dejavu-core nginx-light
 
 lock: ## Resolve the dependencies again (needs uv)
 	uv pip compile $(LOCK) --extra build pyproject.toml -o requirements.lock

@@ -65,7 +65,7 @@ def find_cover(allows: Iterable[Allow], what: Covered, time_ms: int) -> Allow | 
 
 
 class Allowlist:
-    """The newest record of each entry. Not thread-safe for `take`; `entries` is replaced, never changed.
+    """The newest record of each entry. Not thread-safe for `take`; `records` is replaced, never changed.
 
     Parameters
     ----------
@@ -77,7 +77,13 @@ class Allowlist:
         self._decoder = msgspec.json.Decoder(Allow)
         self.sequence = -1
         """Of the newest record taken."""
-        self.entries: tuple[Allow, ...] = ()
+        self.records: tuple[Allow, ...] = ()
+        """The newest of each entry, also of those withdrawn."""
+
+    @property
+    def entries(self) -> tuple[Allow, ...]:
+        """The entries that were not withdrawn."""
+        return tuple(allow for allow in self.records if not allow.withdrawn)
 
     def take(self, value: bytes) -> Allow:
         """Take a record as it stands on the topic and return it.
@@ -97,10 +103,10 @@ class Allowlist:
             why = f"its sequence {allow.sequence} is not above {self.sequence}: it was sent again, or late"
             raise SigningError(f"allow {allow.allow_id}", why, "Discard it, and look for who sent it")
         self.sequence = allow.sequence
-        kept = tuple(entry for entry in self.entries if entry.allow_id != allow.allow_id)
-        self.entries = kept if allow.withdrawn else (*kept, allow)
+        kept = tuple(entry for entry in self.records if entry.allow_id != allow.allow_id)
+        self.records = (*kept, allow)
         return allow
 
     def find(self, what: Covered, time_ms: int) -> Allow | None:
         """Return an entry that covers something at a time, if one does."""
-        return find_cover(self.entries, what, time_ms)
+        return find_cover(self.records, what, time_ms)

@@ -153,7 +153,8 @@ class Verifier:
         if number > seen.next_sequence:
             lost = range(seen.next_sequence, number)
             seen.missing.update(lost)
-            detail = f"entries {lost.start} to {lost.stop - 1} are missing before it"
+            one, last = lost.start, lost.stop - 1
+            detail = f"entry {one} is missing" if one == last else f"entries {one} to {last} are missing"
             self._fault("removed", partition, number, place, detail)
         elif entry.previous != seen.hash:
             detail = f"it follows {entry.previous[:16]}..., and {seen.hash[:16]}... stands before it"

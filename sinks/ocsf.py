@@ -1,7 +1,7 @@
 """Alerts as OCSF detection findings, class 2004, for a SIEM to take in without a mapping of its own.
 
 OCSF 1.4.0, category Findings, class Detection Finding: https://schema.ocsf.io/1.4.0/classes/detection_finding.
-What the class has no attribute for stands under `unmapped`. `deploy/schemas/ocsf-detection-finding.json` is
+What the class has no attribute for stands under `unmapped`. `deploy/ocsf/detection_finding.1.4.0.json` is
 the shape that the tests hold against every export.
 """
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
+from detectors.alert import LEVELS
 from detectors.batch import is_synthetic
 from sinks.allowlist import find_cover
 from sinks.breaker import calls_in_window
@@ -215,10 +216,17 @@ class PolicyEngine:
             if waiting is not None and state.pending[waiting].until_ms > alert.time_ms:
                 return f"decision {waiting} about this key {WAITS} already"
         standing = self._standing(case)
-        if standing is None or _RANK[standing.action] < _RANK[case.step.action]:
+        if standing is None:
+            return None
+        # A key climbs when it offends again, not when the same offence is told twice.
+        is_same = standing.rule == case.rule.name
+        if not is_same and _RANK[standing.action] < _RANK[case.step.action]:
             return None
         if case.acts and not standing.commanded:
             return None
+        # What stands answers for this finding too, so that an undo forgives both.
+        standing.level = max(standing.level, alert.level, key=LEVELS.index)
+        standing.families = tuple(sorted({*standing.families, *alert.families}))
         return f"{standing.action} stands for this key and model already"
 
     def _standing(self, case: _Case) -> Standing | None:
@@ -237,6 +245,7 @@ class PolicyEngine:
             alert_id=alert.alert_id,
             tenant=alert.tenant,
             plan=alert.plan,
+            rule=case.rule.name,
         )
 
     def _send(self, case: _Case, step: Step) -> tuple[str | None, Command | None]:

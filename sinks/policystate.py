@@ -41,6 +41,7 @@ class Standing(msgspec.Struct, array_like=True):
     alert_id: str
     tenant: str | None = None
     plan: str | None = None
+    rule: str = ""
 
 
 class Offence(msgspec.Struct, array_like=True):
@@ -89,6 +90,8 @@ class PolicyState(msgspec.Struct):
     forgiven: dict[str, Forgiven] = {}
     pending: dict[str, Pending] = {}
     """By decision id."""
+    acted: dict[str, int] = {}
+    """When each operator action was taken, by its id: one that is sent again changes nothing."""
     breaker: BreakerState = msgspec.field(default_factory=BreakerState)
 
     def prune(self, forgiven_s: int) -> None:
@@ -98,6 +101,7 @@ class PolicyState(msgspec.Struct):
         self.offences = {p: o for p, o in self.offences.items() if o.last_ms > oldest_ms}
         self.forgiven = {p: f for p, f in self.forgiven.items() if f.until_ms > self.latest_ms}
         self.pending = {d: w for d, w in self.pending.items() if w.until_ms > self.latest_ms}
+        self.acted = {a: time_ms for a, time_ms in self.acted.items() if time_ms > oldest_ms}
 
     def places(self, key: str, model: str | None) -> list[str]:
         """Return the places at which something stands for a key: of one model, or of all."""

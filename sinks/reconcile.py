@@ -78,15 +78,21 @@ class Reconciler:
         if verdict.outcome == "enforced" and verdict.command is not None:
             self._put(record, topic_key, verdict.command, now_ms)
             return
+        command = verdict.command
+        if verdict.outcome == "expired":  # it was the last word, and is over
+            self._drop(topic_key)
+            return
         word = self._words.get(topic_key)
         if word is not None:
-            command = verdict.command
             word.is_last = command is not None and command.command_id == word.command.command_id
 
-    def _put(self, record: Any, topic_key: bytes, command: Command, now_ms: int) -> None:
-        before = self._words.get(topic_key)
+    def _drop(self, topic_key: bytes) -> None:
+        before = self._words.pop(topic_key, None)
         if before is not None:
             self._by_id.pop(before.command.command_id, None)
+
+    def _put(self, record: Any, topic_key: bytes, command: Command, now_ms: int) -> None:
+        self._drop(topic_key)
         word = self._words[topic_key] = self._by_id[command.command_id] = Word(
             command=command,
             topic_key=topic_key,
@@ -144,8 +150,7 @@ class Reconciler:
         self._table.expire(now_ms)
         for topic_key, word in list(self._words.items()):
             if word.command.expires_ms <= now_ms:
-                del self._words[topic_key]
-                self._by_id.pop(word.command.command_id, None)
+                self._drop(topic_key)
 
     def unacknowledged(self, now_ms: int) -> dict[str, tuple[int, float]]:
         """Return, by action, how many commands in force nobody acknowledged, and the oldest's age in s."""

@@ -31,7 +31,16 @@ _RULES = {
 
 
 def operate(core: PolicyCore, action: OperatorAction) -> Decision | None:
-    """Do what a person has decided; its signature has been verified. None where nothing follows."""
+    """Do what a person has decided; its signature has been verified. None where nothing follows.
+
+    Nothing follows from an action that was taken already, or that is so old that nobody remembers: it was
+    sent again, perhaps by somebody who liked it.
+    """
+    state = core.state
+    is_old = action.time_ms <= state.latest_ms - 1000 * core.policy.forgiven_s
+    if is_old or action.action_id in state.acted:
+        return None
+    state.acted[action.action_id] = action.time_ms
     core.tick(action.time_ms)
     match action.action:
         case "approve":

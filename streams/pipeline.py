@@ -22,12 +22,12 @@ from sinks.policy import PolicyEngine, PolicyStateError
 from sinks.policyfile import load_policy
 from sinks.policytopic import PolicyChange, PolicyInForce
 from sinks.signing import load_signer
-from sinks.trustedkeys import load_trusted_keys, trust
 from streams.clock import SystemClock
 from streams.codec import decode_events
 from streams.deadletter import DeadLetterLimit
 from streams.errors import SettingsError, SigningError, StateVersionError
 from streams.samples import load_references as load_shipped_references
+from streams.trust import trusted_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -214,10 +214,11 @@ class Pipeline:
             )
         self._trusted.verify(action, "operators", action.time_ms)
         outputs = Outputs(audit=[self._chain.append("operator_action", action, action.time_ms)])
-        if action.action in {"undo", "grant_appeal"}:
+        decision = self._policy.operate(action)
+        if decision is not None and action.action in {"undo", "grant_appeal"}:
             self.engine.forgive(action.key, action.model)
             outputs.verdicts.append("honest")
-        self._settle(outputs, [self._policy.operate(action)])
+        self._settle(outputs, [decision])
         return outputs
 
     def acknowledge(self, record: Acknowledgement) -> Outputs:
@@ -356,19 +357,6 @@ def build_pipeline(
     policy = PolicyEngine(load_policy(settings.policy_file, settings.policy_mode), signer)
     engine = Engine(settings.engine, references, load_shipped_references())
     return Pipeline(engine, policy, settings, SystemClock() if live else None, trusted_keys(settings))
-
-
-def trusted_keys(settings: Settings) -> TrustedKeys | None:
-    """Return the keys whose signatures are obeyed: those of the file, else the worker's own, else none.
-
-    Raises
-    ------
-    FileFormatError, SigningError
-        If a file cannot be used.
-    """
-    if settings.trusted_keys_file is not None:
-        return load_trusted_keys(settings.trusted_keys_file)
-    return None if settings.signing_key_file is None else trust(load_signer(settings.signing_key_file))
 
 
 @lru_cache(maxsize=4)

@@ -78,6 +78,15 @@ class HealthSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Not ready while more records than this wait, over the partitions here."""
 
 
+class TracingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """OpenTelemetry traces; needs the extra `otel`."""
+
+    endpoint: str | None = None
+    """Where spans go by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces. None: nowhere."""
+    every_chunk: bool = False
+    """Trace every chunk of events, not only those in which something was found."""
+
+
 class WatchdogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a worker ends itself (exit code 75), for its supervisor to start it again."""
 
@@ -129,6 +138,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     metrics: MetricsSettings = MetricsSettings()
     watchdog: WatchdogSettings = WatchdogSettings()
     health: HealthSettings = HealthSettings()
+    tracing: TracingSettings = TracingSettings()
 
     def topic(self, name: str) -> str:
         """Return a topic's full name: `events` becomes `modelwarden.events`."""

@@ -34,6 +34,7 @@ from streams.partitionstate import PartitionState
 from streams.recovery import count_partitions, log_bounds
 from streams.snapshot import Shelf, SnapshotMeta, next_generation
 from streams.statestore import take_dump
+from streams.tracing import make_tracer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -88,6 +89,7 @@ class FencedState:
     ) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._tracer = make_tracer(settings.tracing)
         self._build = build
         self._writer = writer
         self._store = store
@@ -168,8 +170,10 @@ class FencedState:
             return
         messages = chunk.after(fence)
         state.whole = False
+        started_ns = self._tracer.start()
         for outputs in step(state.pipeline, messages) if messages else ():
             self._metrics.count(outputs)
+            self._tracer.tell(outputs, f"{chunk.tp.topic}/{chunk.tp.partition}/{chunk.last}", started_ns)
             yield list(list_outputs(outputs))
         if messages and chunk.tp.topic == self.events_topic:
             self._metrics.observe_latency(messages[0].time_ms)

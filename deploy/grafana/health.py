@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.grafana.panels import Rows, assemble, base, lines, more, number, pace, quantile
+from deploy.grafana.panels import Rows, assemble, base, busy_pace, lines, more, number, pace, quantile
 
 ROWS: Rows = (
     (
@@ -63,7 +63,7 @@ ROWS: Rows = (
                 "Refused messages",
                 "Dead-lettered a second, by reason",
                 "reqps",
-                (pace("modelwarden_rejections_total", "reason"), "{{reason}}"),
+                (busy_pace("modelwarden_rejections_total", "reason"), "{{reason}}"),
             ),
         ),
     ),

@@ -48,6 +48,11 @@ def busy(metric: str, by: str) -> str:
     return f"{more(metric, by)} > 0 or {more(metric)}"
 
 
+def busy_pace(metric: str, by: str) -> str:
+    """Return the PromQL for the paces of those of a counter's series that rise, and one sum if none does."""
+    return f"{pace(metric, by)} > 0 or {pace(metric)}"
+
+
 def query(expr: str, legend: str, number: int, *, instant: bool = False) -> Any:
     """Return a Prometheus query."""
     made = prometheus.Dataquery().expr(expr).legend_format(legend).ref_id(chr(ord("A") + number))

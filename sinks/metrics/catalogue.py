@@ -12,10 +12,12 @@ from typing import get_args
 from detectors.alert import LEVELS, Family
 from sinks.metrics.definition import Component, Counter, Gauge, Histogram, Label, Metric
 from sinks.records import Action, Mode, Reason
+from sinks.serving.commands import Refusal
 
 WORKER: tuple[Component, ...] = ("worker",)
 SERVING: tuple[Component, ...] = ("serving",)
 RECONCILE: tuple[Component, ...] = ("reconcile",)
+REVOKER: tuple[Component, ...] = ("revoker",)
 ANNOTATE: tuple[Component, ...] = ("annotate",)
 CANARY: tuple[Component, ...] = ("canary",)
 
@@ -216,8 +218,21 @@ REVOCATIONS = Counter(
     name="modelwarden_revocations_total",
     help="Keys revoked at the provider's key store, by outcome",
     tells="A revocation that failed leaves a thief at work.",
-    components=RECONCILE,
+    components=REVOKER,
     labels=(Label(name="outcome", values=("done", "failed")),),
+)
+REVOCATION_ATTEMPTS_FAILED = Counter(
+    name="modelwarden_revocation_attempts_failed_total",
+    help="Calls to the provider's key store that did not succeed",
+    tells="Rising: the key store is away or refuses; orders wait and are tried again.",
+    components=REVOKER,
+)
+REVOCATION_ORDERS = Gauge(
+    name="modelwarden_revocation_orders",
+    help="Orders in the revoker's outbox that are not done, by state",
+    tells="Dead above 0: a person must look, `modelwarden revoker list`. Pending for long: a thief goes on.",
+    components=REVOKER,
+    labels=(Label(name="state", values=("pending", "dead")),),
 )
 UNACKNOWLEDGED = Gauge(
     name="modelwarden_commands_unacknowledged",
@@ -253,6 +268,12 @@ COMMANDS_RESENT = Counter(
     name="modelwarden_commands_resent_total",
     help="Commands sent again because nobody acknowledged them",
     tells="Rising: serving layers miss commands.",
+    components=RECONCILE,
+)
+COMMANDS_REWRITTEN = Counter(
+    name="modelwarden_commands_rewritten_total",
+    help="Commands written again because an older or a false record hid them on their topic",
+    tells="Above 0: somebody who should not writes to the commands topic.",
     components=RECONCILE,
 )
 AUDIT_BREAKS = Counter(
@@ -296,12 +317,7 @@ COMMANDS_REFUSED = Counter(
     help="Commands that this process did not accept",
     tells="A signature, a replay or an expiry: somebody forges, or a clock is wrong.",
     components=SERVING,
-    labels=(
-        Label(
-            name="reason",
-            values=("signature", "unknown_signer", "replay", "expired", "allowlist", "malformed"),
-        ),
-    ),
+    labels=(Label(name="reason", values=get_args(Refusal)),),
 )
 CALLS_ENFORCED = Counter(
     name="modelwarden_enforcer_calls_total",
@@ -309,6 +325,13 @@ CALLS_ENFORCED = Counter(
     tells="What mitigation costs the keys it is for.",
     components=SERVING,
     labels=(_ACTION,),
+)
+ENFORCER_CONTACT_AGE = Gauge(
+    name="modelwarden_enforcer_contact_age_seconds",
+    help="Since Kafka last answered this process's enforcer",
+    tells="High: commands and undos do not arrive; what fails open has lapsed.",
+    components=SERVING,
+    unit="seconds",
 )
 
 # --- Grafana ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 PREFIX = "modelwarden_"
 
-Component = Literal["worker", "serving", "reconcile", "annotate", "canary"]
+Component = Literal["worker", "serving", "reconcile", "revoker", "annotate", "canary"]
 """A process that answers scrapes. `serving` is the provider's own process, or the sidecar beside it."""
 
 COMPONENTS: tuple[Component, ...] = get_args(Component)

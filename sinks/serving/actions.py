@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sinks.records import Action
 
-BURST_S = 10.0
+BURST_S = 2.0
 """A throttled key may use so many seconds of its rate at once, and one call always."""
 MAX_DECIMALS = 15
 DEFAULT_WATERMARK_RATIO = 0.005

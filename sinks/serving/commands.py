@@ -199,8 +199,8 @@ class CommandTable:
         longest_ms = max(command.expires_ms, seen.expires_ms if seen else 0)
         self._seen[command.key] = _Seen(command.sequence, command.command_id, longest_ms)
         refusal = self._unfit(command, now_ms)
-        if refusal == "expired":
-            return Verdict(outcome="expired", refusal=refusal, command=command)
+        if refusal == "expired":  # too late to be obeyed, but it took the place of what stood before it
+            return Verdict(outcome="expired", refusal=refusal, command=command, lifted=self._clear(command))
         if refusal is not None:
             return Verdict(outcome="refused", refusal=refusal, command=command)
         return Verdict(outcome="enforced", command=command, lifted=self._install(command))
@@ -238,6 +238,15 @@ class CommandTable:
             places[command.model] = Standing(command, self._bucket(command, bucket))
         self._put(command.key, places)
         return lifted
+
+    def _clear(self, command: Command) -> tuple[Command, ...]:
+        """End what stands where a command stood that is over."""
+        places = dict(self._standing.get(command.key, {}))
+        replaced = places.pop(command.model, None)
+        if replaced is None:
+            return ()
+        self._put(command.key, places)
+        return (replaced.command,)
 
     def _bucket(self, command: Command, before: TokenBucket | None) -> TokenBucket | None:
         """Make a throttle's bucket; one at the same rate goes on, so that a repeat refills nothing."""

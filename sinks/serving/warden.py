@@ -20,8 +20,9 @@ from sinks.secretfile import read_key_secret
 from sinks.serving.actions import coarsen, watermark
 from sinks.serving.clock import now_ms
 from sinks.serving.commands import CommandTable
+from sinks.serving.emitter import Emitter
 from sinks.serving.enforcer import Enforcer
-from sinks.serving.event import encode_event, make_event
+from sinks.serving.event import make_event
 from sinks.serving.keyref import key_reference
 from sinks.serving.outlet import Outlet
 from sinks.serving.settings import WatchedKeys
@@ -135,7 +136,7 @@ class Warden:
         self._secret = read_key_secret(settings.key_secret_file)
         self._watermark_secret = hmac.digest(self._secret, b"mw-watermark-secret", "sha256")
         self._sketchers: dict[int, Sketcher] = {}
-        self.events = Outlet(settings.kafka, settings.topic("events"), queued=settings.queued_events)
+        self.events = Emitter(settings.kafka, settings.topic("events"), queued=settings.queued_events)
         self.acks = Outlet(settings.kafka, settings.topic("acks"))
         keys = WatchedKeys(settings.trusted_keys)
         allowlist = Allowlist(keys.keys)
@@ -187,16 +188,20 @@ class Warden:
         is_verified : bool
             Whether the caller has passed the provider's challenge.
         """
-        time_ms = self._clock()
-        key = self.reference(api_key)
-        standing = self.enforcer.table.lookup(key, self.settings.model, tenant, time_ms)
-        call = Call(self, key, tenant, standing, time_ms)
-        if standing:
-            call.denial = _deny(standing, time_ms, is_verified=is_verified)
+        call = self.resume(api_key, tenant)
+        if call._standing:  # noqa: SLF001 - its own half
+            call.denial = _deny(call._standing, call._now_ms, is_verified=is_verified)  # noqa: SLF001 - same
         elif self.settings.start_closed and not self.enforcer.is_ready:
             call.denial = _STARTING
         self.counts["served" if call.denial is None else call.denial.kind] += 1
         return call
+
+    def resume(self, api_key: str | bytes, tenant: str | None = None) -> Call:
+        """Return a call that was let through before, to observe it; nothing is counted or throttled again."""
+        time_ms = self._clock()
+        key = self.reference(api_key)
+        standing = self.enforcer.table.lookup(key, self.settings.model, tenant, time_ms)
+        return Call(self, key, tenant, standing, time_ms)
 
     def _tell(self, call: Call, inputs: Any, probabilities: Any, fields: dict[str, Any]) -> None:
         """Queue the call's event."""
@@ -212,7 +217,7 @@ class Warden:
                 probabilities=probabilities,
                 **({"tenant": call._tenant} | fields),  # noqa: SLF001 - same
             )
-            self.events.put(call.key.encode(), encode_event(event))
+            self.events.put(event)
         except (ValueError, TypeError) as error:
             # Never with the text of the error, which may hold what the caller sent.
             self.counts["unobserved"] += 1

@@ -19,8 +19,8 @@ from sinks.metrics import catalogue
 from sinks.policytopic import PolicyInForce, PolicyLedger
 from sinks.trustedkeys import TrustedKeys
 from streams.errors import ModelwardenError
-from streams.pipeline import trusted_keys
 from streams.recovery import open_reader
+from streams.trust import trusted_keys
 
 if TYPE_CHECKING:
     from sinks.metrics.instruments import Instruments
@@ -110,7 +110,7 @@ class PolicyFeed:
     def _take_allow(self, value: bytes | None, _source: str) -> None:
         if value is not None:  # a tombstone removes what was withdrawn
             self._allowlist.take(value)
-            self._current = msgspec.structs.replace(self._current, allowlist=self._allowlist.entries)
+            self._current = msgspec.structs.replace(self._current, allowlist=self._allowlist.records)
 
 
 def add_policy_agent(app: WorkerApp) -> None:

@@ -35,6 +35,9 @@ NOUNS = {
     },
     "Run it": {
         "worker": "Detect: read events, write alerts, decisions and commands.",
+        "reconcile": "See to it that commands are obeyed: send again, page.",
+        "revoker": "Have revocations done by the provider's key store.",
+        "sidecar": "Enforce and take events over HTTP, beside nginx or Envoy.",
         "topics": "Make the topics of a deployment, or check them.",
         "kafka": "Run one Apache Kafka node on loopback.",
         "policy": "Check, publish and roll back the policy; keep the signing keys.",

@@ -62,9 +62,9 @@ def verify(*, heads_file: Path | None, output: str, **place: Any) -> None:
             columns = {"kind": "fault", "partition": "partition", "sequence": "entry", "place": "place",
                        "detail": "what"}  # fmt: skip
             print_rows(verifier.faults, columns, output)
-        state = f"{len(verifier.faults)} faults" if verifier.faults else "the chain holds"
+        state = f"{len(verifier.faults)} fault(s)" if verifier.faults else "the chain holds"
         again = f" ({verifier.repeated} stand there twice)" if verifier.repeated else ""
-        click.echo(f"{source}: {entries:,} entries in {len(heads_found)} partitions{again}: {state}.")
+        click.echo(f"{source}: {entries:,} entries in {len(heads_found)} partition(s){again}: {state}.")
     if verifier.faults:
         raise SystemExit(EXIT_BROKEN)
 

@@ -75,8 +75,8 @@ def open_publisher(settings: Settings, signer: Signer | None = None) -> Iterator
     """Connect; records count that are signed by trusted keys or, where none are set, by this signer."""
     from sinks.trustedkeys import TrustedKeys, trust  # noqa: PLC0415 - see read_settings
     from streams.bus.kafka import KafkaBus  # noqa: PLC0415
-    from streams.pipeline import trusted_keys  # noqa: PLC0415
     from streams.publish import Publisher  # noqa: PLC0415
+    from streams.trust import trusted_keys  # noqa: PLC0415
 
     trusted = trusted_keys(settings) or (TrustedKeys(()) if signer is None else trust(signer))
     bus = KafkaBus(settings.kafka)

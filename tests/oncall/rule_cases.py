@@ -101,11 +101,11 @@ CASES = (
     Case("PolicyRefused", {"modelwarden_policy_refused_total": "0x3 1x60"}, ("3m",), ("4m", "25m"), "45m"),
     Case(
         "CommandsForged",
-        {'modelwarden_enforcer_commands_refused_total{reason="signature"}': "0x3 0+1x5 5x60"},
+        {'modelwarden_enforcer_commands_refused_total{reason="bad_signature"}': "0x3 0+1x5 5x60"},
         ("3m",),
         ("7m",),
         "40m",
-        'reason="signature"',
+        'reason="bad_signature"',
     ),
     Case("AuditChainBroken", {"modelwarden_audit_chain_breaks_total": "0x3 1x100"}, ("3m",), ("5m",), "70m"),
     Case(

@@ -93,6 +93,7 @@ class Stack:
             "MODELWARDEN_METRICS__PORT": str(self.ports["worker"]),
             "MODELWARDEN_REFERENCES_PATH": str(Path(str(streams.samples.__file__)).parent),
             "MODELWARDEN_SIGNING_KEY_FILE": str(key),
+            "MODELWARDEN_TRACING__ENDPOINT": "http://127.0.0.1:1/v1/traces",  # nobody there
             "MODELWARDEN_GRAFANA_URL": f"http://127.0.0.1:{self.grafana.port}",
             "MODELWARDEN_GRAFANA_TOKEN": "token",
         }

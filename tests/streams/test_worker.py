@@ -25,6 +25,7 @@ from worker_deployment import PARTITIONS, Deployment
 
 import streams.samples
 from detectors.alert import Alert
+from sinks.audit import Verifier
 from sinks.policyfile import load_policy
 from sinks.records import Command, DeadLetter, Feedback
 from sinks.serving.event import encode_event
@@ -176,19 +177,23 @@ def read_commands(deployment: Deployment, public_keys: Mapping[str, Ed25519Publi
     return commands
 
 
-def expected_outputs(deployment: Deployment) -> tuple[list[Alert], list[Command]]:
+def expected_outputs(deployment: Deployment) -> tuple[list[Alert], list[Command], list[tuple[int, bytes]]]:
     """Outputs of the same partitions, run through pipelines that nobody kills."""
     names = ("REFERENCES", "SIGNING", "POLICY")
     environ = {name: v for name, v in deployment.environ.items() if any(part in name for part in names)}
     settings = load_settings(None, environ)
     pipelines = {partition: build_pipeline(settings) for partition in range(PARTITIONS)}
+    for partition, pipeline in pipelines.items():
+        pipeline.set_place(partition, PARTITIONS)
     alerts: list[Alert] = []
+    audit: list[tuple[int, bytes]] = []
     commands: list[Command] = []
     for chunk in deployment.bus.read([f"{deployment.prefix}events"]):
         outputs = pipelines[chunk[0].partition].process(chunk)
         alerts += outputs.alerts
         commands += outputs.commands
-    return alerts, commands
+        audit += [(chunk[0].partition, msgspec.json.encode(entry)) for entry in outputs.audit]
+    return alerts, commands, audit
 
 
 def test_every_attack_is_suspended_by_signed_commands_though_the_worker_is_killed(
@@ -211,14 +216,12 @@ def test_every_attack_is_suspended_by_signed_commands_though_the_worker_is_kille
             worker.kill()
             worker.wait()
             worker = deployment.start_real()
-    alerts, commands = expected_outputs(deployment)
+    alerts, commands, chain = expected_outputs(deployment)
     deployment.wait(lambda: deployment.size("alerts") >= len(alerts))
     deployment.wait(lambda: deployment.size("commands") >= len(commands))
+    deployment.wait(lambda: deployment.size("audit") >= len(chain))
     worker.terminate()
     assert worker.wait(STOP_S) == 0
-    assert set(re.findall(r"worker_ready.*generation=(\d+)", deployment.log)) == {"1"}, (
-        "a static member comes back without a rebalance"
-    )
 
     def in_order(records: Iterable[Alert | Command]) -> list[bytes]:
         return sorted(msgspec.json.encode(record) for record in records)
@@ -227,7 +230,13 @@ def test_every_attack_is_suspended_by_signed_commands_though_the_worker_is_kille
     assert in_order(written) == in_order(alerts), "as without the kills"
     sent = read_commands(deployment, public_keys)
     assert in_order(sent) == in_order(commands), "as without the kills, sequence numbers included"
-    for topic in ("alerts", "commands", "audit"):
+    audit = [(m.partition, m.value or b"") for m in deployment.read("audit")]
+    assert sorted(audit) == sorted(chain), "one chain a partition, as without the kills"
+    verifier = Verifier()
+    for partition, value in audit:
+        verifier.add(value, partition, "audit")
+    assert (verifier.faults, len(verifier.heads)) == ([], PARTITIONS)
+    for topic in ("alerts", "decisions", "commands", "audit"):
         ids = deployment.ids(topic)
         assert len(set(ids)) == len(ids) > 0, topic
     attackers = {trace.key_reference for trace in traces if trace.attack is not None}
@@ -235,6 +244,9 @@ def test_every_attack_is_suspended_by_signed_commands_though_the_worker_is_kille
     assert attackers <= {alert.key for alert in written}
     assert attackers == {command.key for command in sent if command.action == "suspend"}
     assert attackers >= {command.key for command in sent if command.action in HARMFUL}
+    assert set(re.findall(r"worker_ready.*generation=(\d+)", deployment.log)) == {"1"}, (
+        "a static member comes back without a rebalance"
+    )
 
 
 def get(deployment: Deployment, path: str) -> str:

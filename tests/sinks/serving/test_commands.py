@@ -104,6 +104,15 @@ def test_expired_commands_are_never_obeyed_and_clocks_may_differ_by_so_much() ->
     assert table.apply(signed(key=OTHER_KEY), NOW_MS + HOUR_MS - 1).outcome == "enforced", "a slow clock"
 
 
+def test_a_command_that_comes_too_late_still_ends_what_stood_before_it() -> None:
+    """Else what a process enforces would depend on whether its topic was compacted."""
+    table = CommandTable(TRUSTED)
+    table.apply(signed(sequence=1, action="challenge"), NOW_MS)
+    verdict = table.apply(signed(sequence=2, expires_ms=NOW_MS + 10), NOW_MS + 10)
+    assert (verdict.outcome, [c.sequence for c in verdict.lifted]) == ("expired", [1])
+    assert actions(table, now_ms=NOW_MS + 11) == []
+
+
 def test_a_replay_is_refused_and_a_repeat_is_recognised() -> None:
     table = CommandTable(TRUSTED)
     first, restore = signed(sequence=1), signed(sequence=2, action="restore")

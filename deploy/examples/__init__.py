@@ -1,0 +1,1 @@
+"""Working examples to copy: a served model, proxies with the sidecar, a provider's revocation endpoint."""

@@ -1,0 +1,109 @@
+"""The revoker as a process: follows the commands, delivers the orders, acknowledges, tells metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from prometheus_client import start_http_server
+
+from sinks.allowlist import Allowlist
+from sinks.errors import SigningError
+from sinks.metrics import catalogue
+from sinks.metrics.instruments import Instruments
+from sinks.revocation.outbox import Outbox
+from sinks.revocation.revoker import RetrySettings, Revoker
+from sinks.serving.commands import CommandTable
+from sinks.serving.follower import TopicFollower
+from sinks.serving.outlet import Outlet
+from sinks.serving.settings import WatchedKeys
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sinks.records import Acknowledgement
+    from sinks.revocation.base import Adapter
+
+MEASURE_S = 1.0
+
+
+async def run_revoker(  # noqa: PLR0913 - each is one thing that an operator decides
+    stop: asyncio.Event,
+    adapter: Adapter,
+    *,
+    kafka: str,
+    prefix: str,
+    trusted_keys: Path,
+    outbox_path: Path,
+    name: str = "revoker",
+    first_retry_s: float = 1.0,
+    metrics_port: int = 0,
+) -> None:
+    """Deliver until `stop` is set; what is under way is finished.
+
+    Raises
+    ------
+    ModelwardenError
+        If the keys or the outbox cannot be used.
+    """
+    keys = WatchedKeys(trusted_keys)
+    allowlist = Allowlist(keys.keys)
+    table = CommandTable(keys.keys, allowlist=allowlist)
+    outbox = Outbox(outbox_path)
+    acks = Outlet(kafka, f"{prefix}acks")
+
+    def tell(told: Acknowledgement) -> None:
+        acks.put((told.key or "").encode(), msgspec.json.encode(told))
+
+    retries = RetrySettings(first_s=first_retry_s)
+    revoker = Revoker(table, outbox, adapter, tell, name=name, retries=retries)
+
+    def take(record: Any) -> None:
+        if record.topic == f"{prefix}commands":
+            revoker.take(record)
+        elif record.value is not None:
+            try:
+                allowlist.take(record.value)
+            except SigningError:
+                revoker.counts["allow_refused"] += 1
+
+    def tick() -> None:
+        changed = keys.changed()
+        if changed is not None:
+            table.trust(changed)
+        revoker.maintain()
+
+    follower = TopicFollower(kafka, [f"{prefix}allowlist", f"{prefix}commands"], take, tick)
+    measuring = asyncio.create_task(_measure(revoker, outbox, metrics_port))
+    acks.start()
+    follower.start()
+    try:
+        await revoker.run(stop, lambda: follower.is_ready)
+    finally:
+        measuring.cancel()
+        await asyncio.to_thread(follower.stop)
+        await asyncio.to_thread(acks.stop)
+        await adapter.close()
+        outbox.close()
+
+
+async def _measure(revoker: Revoker, outbox: Outbox, port: int) -> None:
+    """Keep the metrics up to date, if they are served."""
+    if not port:
+        return
+    instruments = Instruments("revoker")
+    start_http_server(port, "127.0.0.1", instruments.registry)
+    told = {"done": 0, "dead": 0, "failed": 0}
+    while True:
+        for count, metric, labels in (
+            ("done", catalogue.REVOCATIONS, {"outcome": "done"}),
+            ("dead", catalogue.REVOCATIONS, {"outcome": "failed"}),
+            ("failed", catalogue.REVOCATION_ATTEMPTS_FAILED, {}),
+        ):
+            now = revoker.counts[count]
+            instruments.add(metric, now - told[count], **labels)
+            told[count] = now
+        for state in ("pending", "dead"):
+            instruments.set(catalogue.REVOCATION_ORDERS, len(outbox.entries(state)), state=state)
+        await asyncio.sleep(MEASURE_S)
