@@ -20,7 +20,7 @@ from detectors.campaign import CampaignDetector, make_campaign_alert, owner_ids
 from detectors.explain import make_alert
 from detectors.falsediscovery import OnlineFalseDiscovery, alerted_e_value_log10
 from detectors.keystate import KEY_LAYOUT, KeyState
-from detectors.keysummary import KeySummary
+from detectors.keysummary import KeySummary, Nearest, nearest, notice_z
 from detectors.keytable import NO_SLOT, pack_entities, unpack_entity
 from detectors.learner import BORROWED_KEYS, GUILTY, HONEST, Learner
 from detectors.lesson import join_lessons, thin
@@ -87,6 +87,7 @@ class Engine:
         self._second = SecondOpinion(self._settings.promoted_keys)
         self._discovery = OnlineFalseDiscovery(self._settings.false_discovery_ratio)
         self._forgiven: set[tuple[str, str | None]] = set()
+        self._notices: dict[str, tuple[str, NDArray[np.float64]]] = {}
 
     @property
     def key_count(self) -> int:
@@ -424,7 +425,8 @@ class Engine:
     def _summary(self, slot: int) -> KeySummary:
         model = unpack_entity(self._keys.table.entities[slot])[3]
         level = int(self._keys.slabs["level"][slot])
-        means = self._keys.slabs["mean"][slot]
+        means, watch = self._keys.slabs["mean"][slot], self._watches[model]
+        current = watch.watch if isinstance(watch, Learner) else watch
         return KeySummary(
             key=self._key_of(slot),
             model=self._models[model],
@@ -435,7 +437,17 @@ class Engine:
             key_p_value=exp(-float(self._keys.slabs["surprise_peak"][slot])),
             held_queries=float(self._keys.slabs["held"][slot]),
             features={s.name: float(mean) for s, mean in zip(STATISTICS, means, strict=True)},
+            nearest=() if current is None else self._nearest(current, means, self._keys.slabs["mass"][slot]),
         )
+
+    def _nearest(
+        self, watch: Watch, mean: NDArray[np.float32], mass: NDArray[np.float32]
+    ) -> tuple[Nearest, ...]:
+        """Say what comes nearest to a notice; what that takes is worked out once per reference."""
+        model, key = watch.reference.model, watch.reference.key
+        if self._notices.get(model, ("", None))[0] != watch.version:
+            self._notices[model] = watch.version, notice_z(key)
+        return nearest(key, self._notices[model][1], mean, mass)
 
 
 class _Rows(NamedTuple):

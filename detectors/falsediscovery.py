@@ -43,6 +43,11 @@ def alerted_e_value_log10(key_p_value: float) -> float:
     return log10(KAPPA) + (KAPPA - 1) * log10(min(key_p_value / ALERTED, 1.0))
 
 
+def lifetime_e_value_log10(key_p_value: float) -> float:
+    """Return log10 of the e-value of any key, alerted or not, from its lifetime p-value."""
+    return log10(KAPPA) + (KAPPA - 1) * log10(key_p_value)
+
+
 class OnlineFalseDiscovery:
     """e-LOND over a stream of hypotheses.
 

@@ -59,7 +59,7 @@ VALUES: tuple[Value, ...] = (
         1,
     ),
     # -log10 p of one minus the margin
-    Value("hard", "boundary", "answers lie close to the decision boundary", (32, 256), 1),
+    Value("hard", "boundary", "answers lie close to the decision boundary", (64,), 1),
     # an unusually *small* overall distance, times hard: interpolations lie inside the data
     Value("inside_and_hard", "boundary", "inputs lie between classes, as in a line search", (32, 256), 1),
     Value("label_flip", "boundary", "inputs come in close pairs with different answers", (64,), 0),

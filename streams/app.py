@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import faust
 import structlog
+from aiokafka.errors import KafkaError
 
 from detectors.batch import SKETCH_SIZE, format_key_reference
 from sinks.metrics import catalogue
@@ -83,7 +84,7 @@ class WorkerApp(faust.App):
         self.self_watch = SelfWatch(self)
         self.watchdog = Watchdog(
             settings.watchdog,
-            positions=self.fences.read_positions,
+            positions=self.fences.positions,
             is_rebalancing=lambda: bool(self.rebalancing),
             bounds=partial(ask_bounds, settings.kafka),
         )
@@ -159,7 +160,12 @@ class WorkerApp(faust.App):
 
     async def stop_for(self, error: Exception) -> None:
         """Log why the worker cannot go on, and stop it with exit code 1."""
-        _log.error("worker_failed", error=str(error), kind=type(error).__name__)
+        told = (
+            f"the brokers did not do what they were asked: {error}"
+            if isinstance(error, KafkaError)
+            else str(error)
+        )
+        _log.error("worker_failed", error=told, kind=type(error).__name__)
         await self.crash(error)
 
     async def _take_over(self, *_sender: Any, **_options: Any) -> None:

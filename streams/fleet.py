@@ -13,7 +13,9 @@ from math import log10
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
+from detectors.falsediscovery import e_bh, lifetime_e_value_log10
 from detectors.keysummary import KeySummary
 from streams.findings import decode_records, read_file
 
@@ -31,6 +33,7 @@ EVIDENCE_STEP = 0.25
 """Width of the fleet's bins, in -log10 of the share of honest keys this odd."""
 EVIDENCE_BINS = 24
 """The last holds everything beyond."""
+DISCOVERY_RATIO = 0.1
 WATCHED_KEYS = 60
 """Keys whose history is kept: the first found, in order of level."""
 EVERY_QUERY = 16
@@ -46,6 +49,8 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     keys: int
     evidence_counts: tuple[int, ...]
     """By bins of `EVIDENCE_STEP` from 0."""
+    discoveries: int = 0
+    """Keys of whom, all keys looked at together, at most `DISCOVERY_RATIO` are honest (e-BH)."""
 
 
 class HistoryPoint(msgspec.Struct, frozen=True, array_like=True):
@@ -92,6 +97,7 @@ def evidence_of(p_value: float) -> float:
 def survey(engines: Iterable[Engine], historian: Historian | None = None) -> KeyStates:
     """Sum up the keys of some engines, and what a historian noted."""
     counts: dict[str, Counter[int]] = defaultdict(Counter)
+    e_values: dict[str, list[float]] = defaultdict(list)
     first_ms, last_ms = 2**63, 0
 
     def counted() -> Iterator[KeySummary]:
@@ -102,6 +108,7 @@ def survey(engines: Iterable[Engine], historian: Historian | None = None) -> Key
                 last_ms = max(last_ms, summary.last_time_ms)
                 bin_ = int(evidence_of(summary.key_p_value) / EVIDENCE_STEP)
                 counts[summary.model][min(bin_, EVIDENCE_BINS - 1)] += 1
+                e_values[summary.model].append(lifetime_e_value_log10(summary.key_p_value))
                 yield summary
 
     kept = nlargest(KEPT_KEYS, counted(), key=lambda s: (-s.key_p_value, s.query_count, s.key))
@@ -110,6 +117,7 @@ def survey(engines: Iterable[Engine], historian: Historian | None = None) -> Key
             model=model,
             keys=count.total(),
             evidence_counts=tuple(count[index] for index in range(EVIDENCE_BINS)),
+            discoveries=int(e_bh(np.array(e_values[model]), DISCOVERY_RATIO).sum()),
         )
         for model, count in sorted(counts.items())
     )

@@ -17,9 +17,12 @@ from detectors.budgetalert import tell
 from streams.demoview import LEVEL_MARK, LEVEL_STYLE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console, RenderableType
 
     from detectors.alert import Alert, Evidence, Feature
+    from detectors.keysummary import KeySummary
     from sinks.records import Command, Decision
     from streams.keystory import KeyStory
 
@@ -112,6 +115,27 @@ def share(p_value: float) -> str:
         return "< 1 in 10^9"
     digits = 10 ** max(len(str(int(count))) - 2, 0)
     return f"1 in {int(count) // digits * digits:,}"
+
+
+def show_nearest(summaries: Sequence[KeySummary], console: Console) -> None:
+    """Print what comes nearest to a notice for a key, a table a model."""
+    for summary in summaries:
+        odds = share(summary.key_p_value)
+        console.print(
+            f"{summary.key} on {summary.model}, {summary.query_count:,} queries: "
+            f"{summary.level or 'no'} alert; {odds} honest keys ever look this odd."
+        )
+        if not summary.nearest:
+            console.print("Nothing to compare with yet: the model is still learned, or the key is too new.")
+            continue
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        table.add_column("WHAT WOULD HAVE TO BE SEEN: ITS")
+        for heading in ("SEEN", "HONEST", "NEEDED", "OF THE WAY"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for one in summary.nearest:
+            numbers = (f"{value:.2f}" for value in (one.observed, one.expected, one.needed))
+            table.add_row(f"{one.sentence} ({one.name})", *numbers, f"{max(one.share, 0):.0%}")
+        console.print(table)
 
 
 def _title(story: KeyStory) -> Text:

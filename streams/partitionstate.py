@@ -36,7 +36,7 @@ class PartitionState:
     waiting: list[tuple[Chunk, Step]] = field(default_factory=list)
     """Chunks that are applied with the next snapshot."""
     fences: dict[str, int] = field(default_factory=dict)
-    """By source topic: offset of the last record in the pipeline."""
+    """By source topic: offset of the last record in the pipeline, or of the one before its first."""
     durable: dict[str, int] = field(default_factory=dict)
     """The same for the newest durable snapshot."""
     whole: bool = True
@@ -49,8 +49,6 @@ class PartitionState:
     replay_end: int | None = None
     """Where the events ended when the state was restored; outputs of events before that may stand on the
     topics already. None once all of those have been made again."""
-    oldest: dict[str, int] = field(default_factory=dict)
-    """By source topic: the oldest offset that was there when the state was restored."""
     found: Found | None = None
     """What earlier generations left on the topics, until it is removed."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)

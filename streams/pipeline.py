@@ -325,7 +325,7 @@ def _cannot_restore(error: Exception) -> StateVersionError:
     return StateVersionError(
         "cannot restore a pipeline's state",
         str(error),
-        "Run the version that wrote it, or restart from the events by deleting the state",
+        "Run the version that wrote it, or begin anew by deleting the state (deploy/docs/state.md)",
     )
 
 

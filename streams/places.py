@@ -22,10 +22,11 @@ from streams.bus.base import Message
 from streams.errors import ModelwardenError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 STANDARD = "-"
 FILE_TOPIC = "events"
+_BLOCK_BYTES = 1024 * 1024
 _TOPIC = re.compile(
     r"kafka://(?P<bootstrap>[^\s,/@]+:\d+(?:,[^\s,/@]+:\d+)*)/(?P<topic>[a-zA-Z0-9._-]{1,249})"
     r"(?:@(?P<first>[0-9T:.+Z-]*?)\.\.(?P<last>[0-9T:.+Z-]*))?"
@@ -110,11 +111,11 @@ def open_writer(path: Path) -> Iterator[BinaryIO]:
             yield packed  # type: ignore[misc]  # GzipFile has what BinaryIO promises, but not its name
 
 
-def read_lines(path: Path, *, max_line_bytes: int) -> Iterator[tuple[bytes, int]]:
-    """Yield each line without its end, and how many bytes of the file have been read (0 for `-`).
+def read_lines(path: Path, *, max_line_bytes: int) -> Iterator[tuple[list[bytes], int]]:
+    """Yield lists of lines without their ends, and how many bytes of the file have been read (0 for `-`).
 
     Of a line longer than `max_line_bytes` only that much and one byte is kept: enough to be refused for its
-    length, too little to fill the memory.
+    length, too little to fill the memory. From standard input, lines are yielded as they come.
 
     Raises
     ------
@@ -123,13 +124,13 @@ def read_lines(path: Path, *, max_line_bytes: int) -> Iterator[tuple[bytes, int]
     """
     try:
         if str(path) == STANDARD:
-            for line in _lines(sys.stdin.buffer, max_line_bytes):
-                yield line, 0
+            for lines in _lines(sys.stdin.buffer, max_line_bytes):
+                yield lines, 0
             return
         with path.open("rb") as raw:
             file = gzip.GzipFile(fileobj=raw, mode="rb") if path.suffix == ".gz" else raw
-            for line in _lines(file, max_line_bytes):  # type: ignore[arg-type]  # as in open_writer
-                yield line, raw.tell()
+            for lines in _lines(file, max_line_bytes):  # type: ignore[arg-type]  # as in open_writer
+                yield lines, raw.tell()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise PlaceError(str(path), f"a damaged gzip file ({error})", "Copy or make it again") from error
     except OSError as error:
@@ -137,15 +138,27 @@ def read_lines(path: Path, *, max_line_bytes: int) -> Iterator[tuple[bytes, int]
         raise PlaceError(str(path), why, "Give a file of JSON lines, - for standard input") from error
 
 
-def _lines(file: BinaryIO, max_line_bytes: int) -> Iterator[bytes]:
-    while line := file.readline(max_line_bytes + 1):
-        rest = line
-        while not rest.endswith(b"\n") and (rest := file.readline(65_536)):
-            pass
-        yield line.rstrip(b"\r\n")
+def _lines(file: BinaryIO, max_line_bytes: int) -> Iterator[list[bytes]]:
+    """Cut what comes into lines, a block at a time."""
+    rest = b""
+    while block := file.read1(_BLOCK_BYTES):  # type: ignore[attr-defined]  # all that are opened here have it
+        first, *others = block.split(b"\n")
+        # The rest is kept no longer than what is refused for its length.
+        rest = (rest + first)[: max_line_bytes + 2]
+        if others:
+            whole = [rest, *others[:-1]]
+            yield [line.rstrip(b"\r")[: max_line_bytes + 1] for line in whole]
+            rest = others[-1][: max_line_bytes + 2]
+    if rest:
+        yield [rest.rstrip(b"\r")[: max_line_bytes + 1]]
 
 
-def file_messages(lines: Iterator[bytes], *, partition: int = 0) -> Iterator[Message]:
-    """Yield the lines of a file as records of a topic `events`; a line's number is its offset."""
-    for offset, line in enumerate(lines):
-        yield Message(topic=FILE_TOPIC, partition=partition, offset=offset, value=line)
+def file_messages(blocks: Iterable[list[bytes]], *, partition: int = 0) -> Iterator[list[Message]]:
+    """Yield the lines of files as records of a topic `events`; a line's number is its offset."""
+    offset = 0
+    for lines in blocks:
+        yield [
+            Message(topic=FILE_TOPIC, partition=partition, offset=number, value=line)
+            for number, line in enumerate(lines, offset)
+        ]
+        offset += len(lines)

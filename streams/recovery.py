@@ -115,6 +115,24 @@ async def count_partitions(bootstrap: str, topic: str) -> int:
         await consumer.stop()
 
 
+async def committed_offsets(
+    bootstrap: str, group: str, places: list[tuple[str, int]]
+) -> dict[tuple[str, int], int | None]:
+    """Return, by place, the next offset that a group will read, or None where it committed nothing.
+
+    Raises
+    ------
+    KafkaError
+        If the brokers cannot be reached.
+    """
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        return {place: await consumer.committed(TopicPartition(*place)) for place in places}
+    finally:
+        await consumer.stop()
+
+
 def open_reader(bootstrap: str, *, check_crcs: bool = True) -> Any:
     """Return an aiokafka consumer without a group, not yet started."""
     return AIOKafkaConsumer(

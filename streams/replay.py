@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -156,16 +155,15 @@ class Replay:
 
     def files(self, paths: Sequence[Path], max_message_bytes: int, *, last: int | None = None) -> None:
         """Replay files, in the order given, up to line `last` if it is given. Raises ModelwardenError."""
-        messages = islice(file_messages(self._lines(paths, max_message_bytes)), last)
-        self._run(iter(lambda: list(islice(messages, BATCH_MESSAGES)), []))
+        blocks = file_messages(self._lines(paths, max_message_bytes))
+        self._run(_batches_of(blocks, last))
 
-    def _lines(self, paths: Sequence[Path], max_line_bytes: int) -> Iterator[bytes]:
+    def _lines(self, paths: Sequence[Path], max_line_bytes: int) -> Iterator[list[bytes]]:
         before = 0
         for path in paths:
-            for number, (line, read) in enumerate(read_lines(path, max_line_bytes=max_line_bytes)):
-                if number % BATCH_MESSAGES == 0:
-                    self._tell(before + read)
-                yield line
+            for lines, read in read_lines(path, max_line_bytes=max_line_bytes):
+                self._tell(before + read)
+                yield lines
             before += path.stat().st_size if path.is_file() else 0
 
     def topic(self, bus: Bus, place: TopicPlace, *, partition: int | None = None) -> None:
@@ -234,6 +232,16 @@ class Replay:
     def key_count(self) -> int:
         """Keys in the state, each model's counted."""
         return sum(pipeline.engine.key_count for pipeline in self._pipelines.values())
+
+
+def _batches_of(blocks: Iterator[list[Message]], last: int | None) -> Iterator[list[Message]]:
+    """Cut blocks into batches, up to the message of offset `last`."""
+    for block in blocks:
+        wanted = block if last is None else [message for message in block if message.offset < last]
+        for start in range(0, len(wanted), BATCH_MESSAGES):
+            yield wanted[start : start + BATCH_MESSAGES]
+        if len(wanted) < len(block):
+            return
 
 
 def topic_ranges(bus: Bus, place: TopicPlace) -> dict[int, tuple[int, int]]:

@@ -16,6 +16,9 @@ Writing snapshot n:
 4. Tombstones for the keys that neither n nor n-1 uses: of parts that are gone, and once two snapshots of a
    generation are complete, of all earlier generations, by their plans.
 
+A partition of which nothing is stored begins with a manifest of number 0 without parts: where the empty state
+stands. So there is something to go back to from the first snapshot on.
+
 Restoring takes the highest complete (generation, number) all of whose parts are there and match their
 checksums. One that is damaged is named, and the one before it is taken: events are read again from there.
 
@@ -93,7 +96,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, tag="manifest"):
 
     generation: int
     number: int
-    """Counts the snapshots of a generation, from 1."""
+    """Counts the snapshots of a generation, from 1; 0 is the empty state with which it began."""
     meta: SnapshotMeta
     parts: dict[str, PartEntry]
 

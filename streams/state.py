@@ -5,6 +5,8 @@
   that changed since the one before (`streams.snapshot` has the protocol). It is durable once all its parts,
   and every output made before it, are stored; only then may its fences be committed. Other partitions go on
   while it is captured, and this one too while it is stored.
+* Where a state begins is part of it, as a fence: the group's committed offset counts only where there is no
+  snapshot at all. Another worker, whose snapshots are of no consequence any more, may have moved it.
 * On assignment the newest whole snapshot is restored, reading goes on behind its fences, and outputs that
   stand on the topics already are not written again.
 * A person's feedback and a new policy take effect only together with a snapshot: events wait until it is
@@ -31,7 +33,7 @@ from streams.errors import PolicyError, StateVersionError
 from streams.metrics import Lag
 from streams.outputs import list_outputs
 from streams.partitionstate import PartitionState
-from streams.recovery import count_partitions, log_bounds
+from streams.recovery import committed_offsets, count_partitions, log_bounds
 from streams.snapshot import Shelf, SnapshotMeta, next_generation
 from streams.statestore import take_dump
 from streams.tracing import make_tracer
@@ -125,22 +127,12 @@ class FencedState:
         fence = None if state is None else state.durable.get(tp.topic)
         return None if fence is None else fence + 1
 
-    def positions(self, committed: Mapping[TP, int | None]) -> dict[TP, int]:
-        """Return the next offset to read: behind the state, else as committed, else the oldest there is."""
-        found: dict[TP, int] = {}
-        for state in self.partitions.values():
-            for topic in self.topics:
-                tp = TP(topic, state.partition)
-                fence, offset = state.fences.get(topic), committed.get(tp)
-                found[tp] = fence + 1 if fence is not None else offset or state.oldest[topic]
-        return found
-
-    def read_positions(self) -> dict[TP, int]:
-        """Return the offset behind the last event in the state, by place."""
-        topic = self.events_topic
+    def positions(self) -> dict[TP, int]:
+        """Return the next offset to read, of every place: behind the state."""
         return {
-            TP(topic, state.partition): state.fences.get(topic, state.oldest.get(topic, 0) - 1) + 1
+            TP(topic, state.partition): fence + 1
             for state in self.partitions.values()
+            for topic, fence in state.fences.items()
         }
 
     async def drained(self) -> None:
@@ -282,8 +274,12 @@ class FencedState:
         _log.info("worker_ready", partitions=sorted(mine), restored=new, generation=generation)
 
     async def _restore(self, partitions: list[int], generation: int) -> dict[int, PartitionState]:
-        bounds = await log_bounds(self._settings.kafka, [(t, p) for t in self.topics for p in partitions])
-        self._partition_count = await count_partitions(self._settings.kafka, self.events_topic)
+        kafka = self._settings.kafka
+        places = [(topic, partition) for topic in self.topics for partition in partitions]
+        # Before the snapshots: what is committed was stored, so one of those that are read next has it.
+        committed = await committed_offsets(kafka, self._settings.consumer_group, places)
+        bounds = await log_bounds(kafka, places)
+        self._partition_count = await count_partitions(kafka, self.events_topic)
         states: dict[int, PartitionState] = {}
         since: dict[int, dict[str, int]] = {}
         held: dict[int, tuple[Output, ...]] = {}
@@ -291,7 +287,12 @@ class FencedState:
             state, meta = await self._restore_one(found, generation)
             states[partition] = state
             state.replay_end = bounds[self.events_topic, partition][1]
-            state.oldest = {topic: bounds[topic, partition][0] for topic in self.topics}
+            for topic in self.topics:
+                place = topic, partition
+                state.fences.setdefault(topic, _first_offset(committed[place], bounds[place]) - 1)
+            if meta is None:
+                begun = SnapshotMeta(fences=dict(state.fences), outputs={}, policy=state.policy)
+                await self._store.begin(partition, state.shelf, begun)
             since[partition] = {} if meta is None else meta.outputs
             held[partition] = () if meta is None else meta.held
             self._check_fences(state, bounds)
@@ -304,13 +305,14 @@ class FencedState:
     async def _restore_one(self, found: Found, generation: int) -> tuple[PartitionState, SnapshotMeta | None]:
         """Return a partition's state as of its newest whole snapshot, or empty if there never was one."""
         restored = await self._store.read(found)
-        pipeline = self._build(self._settings)
+        pipeline = await asyncio.to_thread(self._build, self._settings)
         pipeline.set_place(found.partition, self._partition_count)
         meta = None if restored is None else restored[0].meta
         policy = self._set_policy(pipeline, None if meta is None else meta.policy)
         if restored is not None:
             manifest, parts = restored
-            await asyncio.to_thread(pipeline.restore_parts, parts)
+            if parts:
+                await asyncio.to_thread(pipeline.restore_parts, parts)
             _log.info(
                 "state_restored",
                 partition=found.partition,
@@ -361,7 +363,7 @@ class FencedState:
             for topic in sorted(self.topics):
                 known = end(TP(topic, state.partition))
                 if known is not None:
-                    read = state.fences.get(topic, state.oldest[topic] - 1) + 1
+                    read = state.fences[topic] + 1
                     name = topic.removeprefix(self._settings.topic_prefix)
                     yield Lag(name, state.partition, max(known - read, 0))
 
@@ -383,3 +385,9 @@ class FencedState:
                     f"it contains offset {fence} of {topic}, which ends before that: the topic was made anew",
                     f"Delete and create the topic {self._settings.topic('state')} too",
                 )
+
+
+def _first_offset(committed: int | None, bounds: tuple[int, int]) -> int:
+    """Return where a state without a fence begins: as committed (it was deleted), else at the oldest."""
+    begin, end = bounds
+    return committed if committed is not None and begin <= committed <= end else begin

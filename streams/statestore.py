@@ -110,6 +110,11 @@ class StateStore:
         if self._producer is not None:
             await self._producer.stop()
 
+    async def begin(self, partition: int, shelf: Shelf, meta: SnapshotMeta) -> None:
+        """Store where an empty state begins: a snapshot without parts, to fall back to. Raises KafkaError."""
+        manifest = Manifest(generation=shelf.generation, number=0, meta=meta, parts={})
+        await self._write_record(partition, manifest)
+
     async def write(
         self,
         partition: int,

@@ -56,7 +56,7 @@ class WorkerReader:
         sums = dict.fromkeys(_SUMMED.values(), 0.0)
         answered = 0
         for address in self._addresses:
-            text = _scrape(address)
+            text = scrape(address)
             if text is not None:
                 answered += 1
                 for name, value in _samples(text):
@@ -71,7 +71,8 @@ class WorkerReader:
         return WorkerStats(workers=answered, events_per_s=rate, **sums)
 
 
-def _scrape(address: str) -> str | None:
+def scrape(address: str) -> str | None:
+    """Return what a metrics endpoint says; None if it does not answer."""
     try:
         with urlopen(f"http://{address}/metrics", timeout=TIMEOUT_S) as answer:
             return str(answer.read().decode())

@@ -59,6 +59,7 @@ NOUNS = {
         "appeals": "Put a customer's objection on record, and answer it.",
         "allowlist": "Keys that no command touches.",
         "audit": "Verify and export the chain of everything decided and done.",
+        "support": "Gather what is needed to help, without secrets.",
         "completion": "Print the completion script of a shell.",
     },
 }

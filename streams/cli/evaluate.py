@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     "evaluate",
     epilog=examples(
         "modelwarden evaluate traces/ --report out.json --html out.html",
+        "modelwarden evaluate traces/ --techniques deploy/docs/techniques.md",
         "modelwarden evaluate traces/ --live --attacks 'jbda,knockoff*'",
         "modelwarden evaluate traces/ -o ndjson | jq -c 'select(.kind == \"mix\")'",
     ),
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 @click.option(
     "--html", "page_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a report page here."
 )
+@click.option(
+    "--techniques",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the page of techniques here, Markdown.",
+)
 @click.option("--live", is_flag=True, help="From a cold start, all keys interleaved by time.")
 @click.option(
     "--attacks", default="", help="With --live: names or patterns, by comma.  [default: undivided ones]"
@@ -39,10 +45,11 @@ if TYPE_CHECKING:
     help="Judge LLM traces by sketches, answers and time only.",
 )
 @output_option
-def command(  # noqa: PLR0913 - one argument an option
+def command(  # noqa: PLR0913, PLR0917 - one argument an option
     folder: Path,
     report: Path | None,
     page_file: Path | None,
+    techniques: Path | None,
     attacks: str,
     output: str,
     *,
@@ -55,6 +62,8 @@ def command(  # noqa: PLR0913 - one argument an option
     """
     if attacks and not live:
         raise click.UsageError("--attacks goes with --live: without it every attack is run. Add --live.")
+    if techniques is not None and live:
+        raise click.UsageError("--techniques goes without --live: the page tells of calibrated detection.")
     # Imported here: detection brings numba, which --help and a wrong call need not wait for.
     from streams.scoreboard import show  # noqa: PLC0415
     from streams.traces import drop_parameters, read_folder  # noqa: PLC0415
@@ -71,10 +80,14 @@ def command(  # noqa: PLR0913 - one argument an option
         from streams.html.scores import evaluation_page  # noqa: PLC0415
 
         write_page(page_file, evaluation_page(result))
+    if techniques is not None:
+        from streams.techniques import render  # noqa: PLC0415
+
+        techniques.write_text(render(result), encoding="utf-8")
     if output == "table":
         console = make_console()
         show(result, console)
-        for written in filter(None, (report, page_file)):
+        for written in filter(None, (report, page_file, techniques)):
             console.print(f"The report is in {written}", style="dim")
     elif output == "json":
         click.echo(result.dump(), nl=False)

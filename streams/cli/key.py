@@ -117,6 +117,45 @@ def explain(output: str, **place: Any) -> None:
         _print(story, output)
 
 
+@command.command(
+    "why-not",
+    epilog=examples(
+        f"modelwarden key why-not {_EXAMPLE}",
+        f"modelwarden key why-not {_EXAMPLE} --run run/1 -o json | jq '.[0].nearest'",
+    ),
+)
+@click.argument("reference", nargs=-1, metavar="REF", callback=_read_reference)
+@click.option(
+    "--run",
+    "--from",
+    "run_dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="A run's folder.  [default: the newest in ./run]",
+)
+@output_option  # fmt: skip
+def why_not(reference: str, run_dir: Path | None, output: str) -> None:
+    """Say what comes nearest to alerting a key, and what that would take."""
+    # Imported here: numpy, which --help need not wait for.
+    from streams.fleet import read_states  # noqa: PLC0415
+    from streams.keystory import newest_run  # noqa: PLC0415
+
+    folder = run_dir or newest_run(DEFAULT_RUNS)
+    found = [summary for summary in read_states(folder).keys if summary.key == reference]
+    if not found:
+        raise ModelwardenError(
+            f"key {reference}",
+            f"{folder} keeps nothing of it: it sent nothing, or others are much more suspect",
+            "Check the reference, or replay its traffic by itself",
+        )
+    if output != "table":
+        print_json(found)
+        return
+    from streams.keyview import show_nearest  # noqa: PLC0415 - rich is slow to import
+
+    show_nearest(found, make_console())
+
+
 def _read(*, reference: str, run_dir: Path | None, kafka: str | None, settings_file: Path | None) -> KeyStory:
     # Imported here: numpy, and for topics kafka-python, which --help need not wait for.
     from streams.keystory import newest_run, read_run, read_topics  # noqa: PLC0415

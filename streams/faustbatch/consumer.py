@@ -53,7 +53,7 @@ class Fences(Protocol):
     def committable(self, tp: TP) -> int | None:
         """Return the offset up to which everything is durable (the next one to read), or None."""
 
-    def positions(self, committed: Mapping[TP, int | None]) -> Mapping[TP, int]:
+    def positions(self) -> Mapping[TP, int]:
         """Return the next offset to read of every place of `topics` that is assigned."""
 
     async def drained(self) -> None:
@@ -130,7 +130,7 @@ class BatchConsumer(driver.Consumer):
         self.seek_count += 1
         await super().perform_seek()
         assigned = self.assignment()
-        wanted = {tp: o for tp, o in self._fences.positions(self._committed_offset).items() if tp in assigned}
+        wanted = {tp: o for tp, o in self._fences.positions().items() if tp in assigned}
         if wanted:
             await self.seek_wait(wanted)
         self._read_offset.update(wanted)

@@ -78,7 +78,8 @@ def _charts(found: KeyFindings) -> list[Markup]:
     ]
     if found.fleet is not None:
         odder = sum(found.fleet.evidence_counts[int(evidence_of(alert.key_p_value) * 4) :])
-        note = f"{plural(found.fleet.keys, 'key')} of {found.model}, {odder:,} at least this odd. ▼ this key."
+        note = f"{plural(found.fleet.keys, 'key')} of {found.model}, {odder:,} at least this odd. "
+        note += f"Of the {found.fleet.discoveries:,} oddest together, one in ten may be honest. ▼ this key."
         parts.append(_part("Among all keys", fleet_chart(found.fleet, alert.key_p_value), note))
     if account is not None:
         told = tell(account, found.model)

@@ -89,19 +89,78 @@ def outlier_factor(train: Rows) -> None:
     print(f"local outlier factor, 60 kept: score {(perf_counter() - started) / 20 * 1e6:.0f} us")
 
 
-def window() -> None:
-    """Print the memory and time of an adaptive window."""
-    values = np.random.default_rng(0).random(2000).tolist()
-    tracemalloc.start()
-    model = drift.ADWIN()
-    for value in values:
-        model.update(value)
-    size = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
-    started = perf_counter()
-    for value in values:
-        model.update(value)
-    print(f"adaptive window: {size / 1e3:.1f} kB, update {(perf_counter() - started) / 2000 * 1e6:.1f} us")
+class Spike:
+    """The null line: six deviations above an exponentially weighted mean."""
+
+    def __init__(self) -> None:
+        self.mean, self.square, self.count = 0.0, 0.0, 0
+        self.drift_detected = False
+
+    def update(self, value: float) -> None:
+        """Take in a value."""
+        apart = value - self.mean
+        self.drift_detected = self.count > 30 and apart > 6 * self.square**0.5
+        share = 1 / min(self.count + 1, 200)
+        self.mean, self.square = self.mean + share * apart, self.square + share * (apart**2 - self.square)
+        self.count += 1
+
+
+class Quantile:
+    """River's quantile filter over the value itself."""
+
+    def __init__(self) -> None:
+        self.filter = anomaly.QuantileFilter(
+            anomaly.GaussianScorer(), q=0.9999, protect_anomaly_detector=False
+        )
+        self.drift_detected = False
+
+    def update(self, value: float) -> None:
+        """Take in a value."""
+        score = self.filter.score_one(None, value)
+        self.drift_detected = self.filter.classify(score)
+        self.filter.learn_one(None, value)
+
+
+DRIFT: dict[str, Callable[[], Any]] = {
+    "ADWIN": lambda: drift.ADWIN(delta=1e-4),
+    "Page-Hinkley": lambda: drift.PageHinkley(threshold=5.0),
+    "KSWIN": lambda: drift.KSWIN(alpha=1e-5, seed=1),
+    "quantile filter": Quantile,
+    "six deviations": Spike,
+}
+BLOCK = 50
+"""Events of a model that are averaged to one value."""
+
+
+def aggregates(keys: list[KeyTrace], attack: KeyTrace, far: Callable[[dict[str, Array]], Array]) -> None:
+    """Print drift detectors on a whole model: false alarms on honest traffic, and delay of an attack."""
+    every = columns(keys, 5000)
+    order = np.argsort(np.concatenate([key.take(slice(0, 5000)).time_ms for key in keys]), kind="stable")
+    ordinary = np.log(far(every)[order])
+    odd = np.log(far(columns([attack], 6000)))
+    half = len(ordinary) // 2
+    mixed = ordinary.copy()
+    mixed[half::4] = np.resize(odd, len(mixed[half::4]))
+    for name, make in DRIFT.items():
+        alarms: list[list[int]] = []
+        tracemalloc.start()
+        started = perf_counter()
+        for series in (ordinary, mixed):
+            model, blocks = make(), series[: len(series) // BLOCK * BLOCK].reshape(-1, BLOCK).mean(axis=1)
+            alarms.append([])
+            for number, value in enumerate(blocks.tolist()):
+                model.update(value)
+                if model.drift_detected:
+                    alarms[-1].append(number * BLOCK)
+        spent = (perf_counter() - started) / (2 * len(blocks))
+        size = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        later = [place - half for place in alarms[1] if place >= half]
+        print(
+            f"whole model, {name:15s} {size / 1e3:6.1f} kB, update {spent * 1e6:6.1f} us, "
+            f"{len(alarms[0])} alarms in {len(ordinary):,} honest events, "
+            f"a quarter Knockoff after {later[0] if later else 'never'} events"
+        )
 
 
 def main(folder: Path) -> None:
@@ -132,7 +191,8 @@ def main(folder: Path) -> None:
             measure(f"{name}, forest {trees} x {height}, {size}", forest, train, benign, attacks)
         measure(f"{name}, one-class SVM", anomaly.OneClassSVM(nu=0.1), train, benign, attacks)
     outlier_factor(train)
-    window()
+    odd = [k for k in keys if k.number % 2 == 1]
+    aggregates(odd, read_trace(folder / "mnist__knockoff_rand_kmnist__s11.npz")[0], far[0])
 
 
 if __name__ == "__main__":

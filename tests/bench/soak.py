@@ -126,24 +126,30 @@ class Soak:
 
 
 def tune(soak: Soak, load: float) -> float:
-    """Find the rate at which the worker uses so much of a core, and set it."""
+    """Find the rate at which the worker uses so much of a core, or of what it gets of one, and set it."""
     soak.set_rate(FIRST_RATE)
     while soak.look().events == 0:
         time.sleep(1)
     rate = float(FIRST_RATE)
-    for _ in range(6):
+    for _ in range(8):
         before = soak.look()
         time.sleep(TUNE_S)
         after = soak.look()
-        used = (after.cpu_s - before.cpu_s) / (after.at_s - before.at_s)
-        done = (after.events - before.events) / (after.at_s - before.at_s)
-        print(
-            f"  tuning: {done:,.0f} events/s use {100 * used:.0f} % of a core, lag {after.lag:,}", flush=True
-        )
+        span = after.at_s - before.at_s
+        used, done = (after.cpu_s - before.cpu_s) / span, (after.events - before.events) / span
+        print(f"  tuning: {done:,.0f} events/s use {used:.0%} of a core, lag {after.lag:,}", flush=True)
+        if after.lag > before.lag + rate:
+            rate = load * done
+            print(f"  more is not to be had on this machine now: {load:.0%} of that", flush=True)
+            break
         if abs(used - load) < 0.05:
             break
         rate = min(rate * min(load / max(used, 0.05), 3.0), MOST_RATE)
         soak.set_rate(rate)
+    soak.set_rate(0)
+    while soak.look().lag:
+        time.sleep(1)
+    soak.set_rate(rate)
     return rate
 
 

@@ -41,6 +41,8 @@ KEYS = 200
 EVENTS_PER_S = 200
 SEND_S = 10.0
 PROGRESS_S = 120.0
+START_S = 300.0
+"""The first worker may have to compile."""
 RECOVER_S = 240.0
 STOPPED = (0, -signal.SIGTERM)
 """How a worker ends that is asked to; by the signal itself if it had only begun to start."""
@@ -117,10 +119,10 @@ def round_world(broker: Broker, folder: Path, seed: int) -> Iterator[tuple[World
         deployment.bus.close()
 
 
-def progressed(world: World) -> bool:
+def progressed(world: World, timeout_s: float = PROGRESS_S) -> bool:
     """Wait until another alert is written."""
     before = reached(world)
-    return wait(lambda: reached(world) > before, PROGRESS_S, 0.5)
+    return wait(lambda: reached(world) > before, timeout_s, 0.5)
 
 
 def reached(world: World) -> int:
@@ -143,7 +145,7 @@ def run_round(broker: Broker, folder: Path, seed: int, kinds: list[str]) -> dict
     start = time.monotonic()
     wrong: list[str] = []
     with round_world(broker, folder, seed) as (world, traffic):
-        if not progressed(world):
+        if not progressed(world, START_S):
             wrong.append("the workers did not start")
         for kind in kinds:
             began = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,7 +23,6 @@ from streams.settings import DeadLetterSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from detectors.reference import ModelReference
     from streams.traces import KeyTrace
@@ -191,6 +191,30 @@ def test_too_many_dead_letters_stop_before_anything_is_in_the_state(stream: list
 def test_a_foreign_state_is_refused_with_what_to_do(blob: bytes) -> None:
     with pytest.raises(StateVersionError, match="deleting the state"):
         build_pipeline(Settings(), references={}).restore(blob)
+
+
+def test_parts_of_an_earlier_version_are_refused_with_what_to_do() -> None:
+    """They were written by the engine when its state had version 4: three keys, nine events."""
+    parts = msgspec.msgpack.decode(
+        (Path(__file__).parent / "golden" / "state-version-4.msgpack").read_bytes(), type=dict[str, bytes]
+    )
+    with pytest.raises(StateVersionError, match=r"of version 4.*Run the version.*or begin anew"):
+        build_pipeline(Settings(), references={}).restore_parts(parts)
+
+
+def test_parts_go_on_where_they_were_dumped_with_only_the_changed_ones_dumped_again(
+    stream: list[Message], references: Mapping[str, ModelReference]
+) -> None:
+    pipeline = build_pipeline(Settings(), references=references)
+    stored: dict[str, bytes] = {}
+    for start in range(0, 900, 300):
+        pipeline.process(stream[start : start + 300])
+        stored |= dict(pipeline.dump_parts(changed_only=start > 0))
+        stored = {name: stored[name] for name in pipeline.part_names}
+    other = build_pipeline(Settings(), references=references)
+    other.restore_parts(stored)
+    assert other.dump() == pipeline.dump()
+    assert other.process(stream[900:1200]) == pipeline.process(stream[900:1200])
 
 
 def test_references_are_read_from_a_file_or_a_folder(

@@ -151,7 +151,7 @@ def test_stopped_it_is_partial_and_says_so(tmp_path: Path) -> None:
     replay.files([write(tmp_path / "x", [value for _, value in traffic()])], 10_000)
     found = summary(replay)
     assert not found.complete
-    assert found.events == BATCH_MESSAGES
+    assert 0 < found.events <= BATCH_MESSAGES
 
 
 def test_a_time_range_takes_what_the_topic_was_given_then() -> None:

@@ -107,6 +107,18 @@ def test_a_damaged_part_falls_back_to_the_snapshot_before_and_says_so(settings: 
     assert "snapshot 3 of generation 1: part b is missing or damaged" in told["reason"]
 
 
+def test_the_first_snapshot_falls_back_to_the_beginning(settings: Settings) -> None:
+    async def scenario(store: StateStore) -> Any:
+        shelf = Shelf(1)
+        await store.begin(0, shelf, SnapshotMeta(fences={"events": 6}, outputs={}))
+        damage(store)
+        await write(store, shelf, {"a"}, a=b"a1")
+        return await restore(store)
+
+    manifest, parts = run(settings, scenario)
+    assert (manifest.number, manifest.meta.fences, parts) == (0, {"events": 6}, {})
+
+
 def test_state_of_which_no_snapshot_is_whole_is_refused_not_forgotten(settings: Settings) -> None:
     async def scenario(store: StateStore) -> None:
         damage(store)

@@ -18,7 +18,7 @@ from streams.bus.base import BusError
 from streams.cli import NOUNS, main
 
 MODELWARDEN = Path(sys.executable).with_name("modelwarden")
-PRINTS_NO_DATA = {"worker", "simulate", "completion"}
+PRINTS_NO_DATA = {"worker", "annotate", "simulate", "completion"}
 """They run for their effect, or print something that is no record."""
 
 

@@ -138,3 +138,16 @@ def test_topics_are_read_too(kafka_broker: str, home: Path, alert: dict[str, str
     assert told.pop("source") == f"kafka://{kafka_broker}"
     assert written.pop("source") == "run/1"
     assert told == written
+
+
+def test_why_not_says_what_a_notice_would_take(home: Path) -> None:
+    keys = [json.loads(line) for line in (home / "run/1/keys.jsonl").read_text().splitlines()]
+    quiet = next(one for one in keys if one["level"] is None and one["nearest"])
+    shown = call("why-not", quiet["key"], cwd=home).stdout
+    assert "no alert" in shown
+    assert quiet["nearest"][0]["name"] in shown
+    told = json.loads(call("why-not", quiet["key"], "-o", "json", cwd=home).stdout)
+    assert told[0]["nearest"] == quiet["nearest"]
+    unknown = call("why-not", "k0-" + "0" * 32, cwd=home, check=False)
+    assert unknown.returncode != 0
+    assert "keeps nothing of it" in unknown.stderr

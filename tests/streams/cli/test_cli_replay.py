@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from sinks.records import Decision
-from streams.replay import BATCH_MESSAGES
 from streams.topics import create_topics
 
 MODELWARDEN = Path(sys.executable).with_name("modelwarden")
@@ -86,7 +85,7 @@ def test_ctrl_c_on_a_stalled_pipe_leaves_a_partial_result_that_says_so(events: P
         stderr=subprocess.PIPE,
     )
     assert reader.stdin is not None
-    # More than a batch and a pipe hold: once it is written, the first batch has been processed.
+    # More than a pipe holds: once it is written, most of it has been read.
     reader.stdin.write(gzip.decompress(events.read_bytes()))
     reader.stdin.flush()
     reader.send_signal(signal.SIGINT)
@@ -95,7 +94,7 @@ def test_ctrl_c_on_a_stalled_pipe_leaves_a_partial_result_that_says_so(events: P
     assert b"partial" in said
     summary = json.loads(out)
     assert summary["complete"] is False
-    assert summary["events"] == BATCH_MESSAGES
+    assert 0 < summary["events"] <= EVENTS
     assert json.loads((tmp_path / "run" / "replay.json").read_bytes()) == summary
 
 

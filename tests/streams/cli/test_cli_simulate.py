@@ -28,8 +28,9 @@ def simulate(*words: str) -> subprocess.CompletedProcess[bytes]:
 def test_a_file_decodes_without_a_rejection_and_is_the_same_again(tmp_path: Path, name: str) -> None:
     said = simulate("--events", "3000", "--to", str(tmp_path / name)).stderr.decode()
     assert said.startswith(f"3,000 events to {tmp_path / name} (")
-    lines = (line for line, _ in read_lines(tmp_path / name, max_line_bytes=10_000))
-    batch, rejections = decode_events(list(file_messages(lines)), "events")
+    blocks = (lines for lines, _ in read_lines(tmp_path / name, max_line_bytes=10_000))
+    messages = [message for block in file_messages(blocks) for message in block]
+    batch, rejections = decode_events(messages, "events")
     assert not rejections
     assert batch is not None
     assert len(batch) == 3000

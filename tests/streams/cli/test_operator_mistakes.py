@@ -28,10 +28,11 @@ EVENT = (
     b'{"schema":1,"time_ms":1767571200000,"key":"k0-00000000000000000000000000000001",'
     b'"gen_ai.request.model":"m"}\n'
 )
-REVOKE = """
+TWICE = """
 version: v1
 rules:
-  - {name: r, action: revoke, duration_s: 60}
+  - {name: r, action: watch, duration_s: 60}
+  - {name: r, action: watch, duration_s: 60}
 """
 
 
@@ -91,7 +92,7 @@ def prepared(tmp_path: Path) -> Path:
     (tmp_path / "cut.gz").write_bytes(gzip.compress(EVENT * 1000)[:-20])
     for name, text in {
         "broken": "kafka: [", "misspelt": "engine:\n  hot_kyes: 5", "type": "snapshot_interval_s: soon",
-        "range": "dead_letters:\n  max_share: 3", "revoke": REVOKE,
+        "range": "dead_letters:\n  max_share: 3", "twice": TWICE,
         "misspelt-policy": "version: v\nrules:\n  - {name: r, acton: watch, duration_s: 60}",
         "throttle": "version: v\nrules:\n  - {name: r, action: throttle, duration_s: 60}",
         "everything": "version: v\nrules: []\nexceptions:\n"
