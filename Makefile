@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: run test lint packages lock clean
+.PHONY: run test lint packages lock clean bench
 
 run: .venv/run-installed ## Set everything up and show real attacks being found among real customers
 	@$(BIN)/modelwarden demo
@@ -43,6 +43,14 @@ packages: ## Install the programs that some tests use: Prometheus, Alertmanager,
 	apt-get update -qq
 	apt-get install -qq -y --no-install-recommends $(PACKAGES)
 PACKAGES := prometheus prometheus-alertmanager chromium fonts-dejavu-core nginx-light
+
+bench: .venv/test-installed .venv-bench/installed ## Compare throughput with other consumers on one broker (about 20 minutes)
+	$(BIN)/python tests/bench/throughput
+
+.venv-bench/installed: pyproject.toml
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[bench]'
+	@touch $@
 
 lock: ## Resolve the dependencies again (needs uv)
 	uv pip compile $(LOCK) --extra build pyproject.toml -o requirements.lock

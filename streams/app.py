@@ -8,7 +8,6 @@ offsets are fenced (`streams.state`).
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import os
 from functools import partial
@@ -19,25 +18,22 @@ import faust
 import structlog
 from aiokafka.errors import KafkaError
 
-from detectors.batch import SKETCH_SIZE, format_key_reference
 from sinks.metrics import catalogue
-from sinks.records import ServingEvent
-from sinks.serving.event import encode_event
 from streams.agents.events import add_events_agent
 from streams.agents.feedback import add_feedback_agent
 from streams.agents.policy import PolicyFeed, add_policy_agent
-from streams.bus.base import Message
 from streams.errors import PolicyError
 from streams.faustbatch import BatchTopic, BatchTransport
 from streams.logs import setup_logs
 from streams.metrics import Metrics
 from streams.outputs import OutputWriter
-from streams.pipeline import build_pipeline, load_references
+from streams.pipeline import build_pipeline
 from streams.selfwatch import SelfWatch
 from streams.settings import Settings, load_settings
 from streams.state import FencedState
 from streams.statestore import StateStore
 from streams.topics import require_topics
+from streams.warmup import warm_up
 from streams.watchdog import RESTART_EXIT_CODE, Watchdog, ask_bounds
 
 if TYPE_CHECKING:
@@ -56,9 +52,9 @@ HEARTBEAT_S = 1.0
 COMMIT_INTERVAL_S = 1.0
 SNAPSHOT_INTERVALS_S, BIG_STATE_BYTES = (10.0, 30.0), 256 * 1024 * 1024
 """Unless set: the longer one for a state that takes seconds to store."""
-QUEUED_CHUNKS = 32
+QUEUED_CHUNKS = 4
+"""Few: what waits here was cut when traffic was light; with little room, the next fetch grows instead."""
 FETCH_BYTES = 4 * 1024 * 1024
-WARM_UP_MS = 1_700_000_000_000
 
 _log = structlog.get_logger(__name__)
 
@@ -202,26 +198,6 @@ class WorkerApp(faust.App):
         except Exception as error:
             await self.stop_for(error)
             raise
-
-
-def warm_up(build: Callable[[Settings], Pipeline], settings: Settings) -> None:
-    """Compile the kernels on a pipeline that is thrown away; later, compiling would look like a stall."""
-    models = [] if settings.references_path is None else list(load_references(settings.references_path))
-    pipeline = build(settings)
-    sketch = base64.b64encode(bytes(2 * SKETCH_SIZE)).decode()
-    for offset, model in enumerate([*models, "warm-up"]):
-        event = ServingEvent(
-            time_ms=WARM_UP_MS,
-            key=format_key_reference(0, 0, 0),
-            model=model,
-            input_sketch=sketch,
-            embedding_sketch=sketch,
-            top1=0.5,
-            margin=0.1,
-            entropy_nats=1.0,
-        )
-        value = encode_event(event)
-        pipeline.process([Message(topic="warm-up", partition=0, offset=offset, value=value)])
 
 
 def _faust_settings(settings: Settings) -> dict[str, Any]:

@@ -34,6 +34,7 @@ NOUNS = {
         "evaluate": "Measure detection and false alarms on labelled traces.",
     },
     "Run it": {
+        "warmup": "Compile the kernels, so that workers start in seconds.",
         "worker": "Detect: read events, write alerts, decisions and commands.",
         "reconcile": "See to it that commands are obeyed: send again, page.",
         "revoker": "Have revocations done by the provider's key store.",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import binascii
 import re
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -248,7 +249,13 @@ def _explain_form(value: bytes, said: str) -> Fault:
     if text.startswith("Object missing required field"):
         return "missing_field", f"{path}: expected {text.removeprefix('Object missing required ')}"
     if text.startswith("Object contains unknown field"):
-        near = get_close_matches(text.split("`")[1], WIRE_NAMES.values(), n=1)
-        return "unknown_field", f"{path}: an unknown field" + (f"; was `{near[0]}` meant?" if near else "")
+        near = _near(text.split("`")[1])
+        return "unknown_field", f"{path}: an unknown field" + (f"; was `{near}` meant?" if near else "")
     expected = text.partition(", got ")[0] if text.startswith("Expected ") else "expected another value"
     return "wrong_value", f"{path}: {expected[0].lower()}{expected[1:]}"
+
+
+@lru_cache(maxsize=1024)
+def _near(name: str) -> str | None:
+    """Return the field that was likely meant; cached, for a sender repeats its mistake."""
+    return next(iter(get_close_matches(name, WIRE_NAMES.values(), n=1)), None)

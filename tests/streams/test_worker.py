@@ -38,6 +38,7 @@ from streams.samples import load_sample
 from streams.settings import load_settings
 from streams.topics import create_topics
 from streams.traces import arrival_order
+from streams.warmup import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -52,6 +53,12 @@ STOP_S = 40
 """A stop in the middle of a rebalance waits for the other members."""
 HARMFUL = {"throttle", "suspend", "revoke"}
 REFERENCES = Path(str(streams.samples.__file__)).parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm_kernels() -> None:
+    """Compile once: a busy machine may take longer for that than a test waits for a worker."""
+    warm_up(build_pipeline, load_settings(None, {"MODELWARDEN_REFERENCES_PATH": str(REFERENCES)}))
 
 
 @pytest.fixture

@@ -1,0 +1,117 @@
+"""Compile every kernel before a worker subscribes: later, compiling would look like a stall to its group.
+
+Who calls it: the worker at its start, and `modelwarden warmup`, which fills the kernels' cache for workers to
+come. What is compiled is found by use: events in all formats, as Kafka sends them, through a pipeline that is
+thrown away, its state written and read again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+
+from detectors.batch import format_key_reference
+from sinks.records import ServingEvent
+from sinks.serving.event import encode_event
+from sinks.serving.formats import COLUMNS, FORMAT_HEADER, RECORD, encode_columns, encode_record
+from sinks.serving.sketch import encode_sketch
+from streams.clock import SystemClock
+from streams.faustbatch.unpack import unpack_fetch
+from streams.pipeline import load_references
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from streams.pipeline import Pipeline
+    from streams.recordblock import RecordBlock
+    from streams.settings import Settings
+
+_START_MS = 1_700_000_000_000
+_KEYS, _ROUNDS = 8, 12
+
+
+class Warmed(NamedTuple):
+    """One step of a warm-up."""
+
+    step: str
+    seconds: float
+
+
+def warm_up(build: Callable[[Settings], Pipeline], settings: Settings) -> list[Warmed]:
+    """Compile what a worker with these settings runs; return how long each step took."""
+    clock, found = SystemClock(), []
+    start_s = clock.monotonic_s()
+
+    def done(step: str) -> None:
+        nonlocal start_s
+        end_s = clock.monotonic_s()
+        found.append(Warmed(step, end_s - start_s))
+        start_s = end_s
+
+    pipeline = build(settings)
+    done("references and policy")
+    blocks = list(_blocks(_models(settings)))
+    done("record batches")
+    for name, block in blocks:
+        pipeline.process(block)
+        done(f"{name}, detection")
+    if hasattr(pipeline, "dump_parts"):
+        parts = dict(pipeline.dump_parts(changed_only=False))
+        build(settings).restore_parts(parts)
+        done("state")
+    return found
+
+
+def _models(settings: Settings) -> list[str]:
+    known = [] if settings.references_path is None else list(load_references(settings.references_path))
+    return [*known, "warm-up"]
+
+
+def _blocks(models: Sequence[str]) -> Iterator[tuple[str, RecordBlock]]:
+    """Yield the same events in every format, with the name of the format."""
+    events = list(_events(models))
+    yield "JSON", _fetch([encode_event(event) for event in events], None)
+    yield "binary records", _fetch([encode_record(event) for event in events], RECORD)
+    yield "micro-batches", _fetch([encode_columns(events)], COLUMNS)
+
+
+def _events(models: Sequence[str]) -> Iterator[ServingEvent]:
+    draw = np.random.default_rng(0)
+    for number in range(_KEYS * _ROUNDS):
+        for model in models:
+            sketch = encode_sketch(draw.standard_normal(32).astype(np.float16))
+            yield ServingEvent(
+                time_ms=_START_MS + number,
+                key=format_key_reference(0, 0, number % _KEYS),
+                model=model,
+                input_sketch=sketch,
+                embedding_sketch=sketch,
+                predicted_class=number % 3,
+                top1=0.5,
+                margin=0.1,
+                entropy_nats=1.0,
+                prompt_tokens=number,
+                completion_tokens=number,
+            )
+
+
+def _fetch(values: Sequence[bytes], event_format: bytes | None) -> RecordBlock:
+    """Return messages as a fetch brings them."""
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=0,
+        is_transactional=0,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=-1,
+        batch_size=1 << 30,
+    )
+    headers = [] if event_format is None else [(FORMAT_HEADER, event_format)]
+    for offset, value in enumerate(values):
+        builder.append(offset, timestamp=_START_MS, key=b"k", value=value, headers=headers)
+    block = unpack_fetch("warm-up", 0, bytes(builder.build()), 0).block
+    if block is None:
+        raise AssertionError("a batch of our own cannot be read: a defect of the program")
+    return block

@@ -1,0 +1,241 @@
+"""From an event produced to the command that it causes, readable on its topic: a histogram at several loads.
+
+    python tests/bench/latency.py --rate 20000 --rate 50000 --seconds 30
+
+Honest recorded events of many keys run at the given rate through a real worker that may act; among them,
+fresh keys send recorded attacks, one message an event. A command names its alert, the alert the offset of the
+event that completed it, and the producer knows when it began to send that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import click
+import msgspec
+import numpy as np
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from click.testing import CliRunner
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent / "throughput"))
+from bench_traffic import PARTITIONS, messages
+
+import streams.samples
+from detectors.alert import Alert
+from detectors.batch import format_key_reference
+from sinks.records import Command
+from sinks.serving.event import encode_event
+from streams.cli import main as modelwarden
+from streams.localkafka import LocalKafka
+from streams.samples import load_sample
+from streams.topics import create_topics
+
+BUCKETS_MS = (10, 20, 30, 50, 100, 200, 500, 1000)
+EVENTS_OF_ATTACK, STEP_S = 60, 0.02
+TICK_S = 0.005
+READY_S = 180
+BACKGROUND = 100_000
+"""Messages that are made; they are sent again and again."""
+
+
+class Load(NamedTuple):
+    """What one load gave."""
+
+    wanted: int
+    sent_per_s: float
+    latencies_ms: list[float]
+
+
+class Bench:
+    """A worker on topics of its own, and what is known of the events sent to it."""
+
+    def __init__(self, brokers: str, folder: Path) -> None:
+        self.brokers = brokers
+        self.prefix = f"latency-{uuid4().hex[:6]}."
+        self.folder = folder
+        self.sent_s: dict[tuple[int, int], float] = {}
+        self.alerts: dict[str, tuple[int, int]] = {}
+        self.commands: dict[str, float] = {}
+        self.keys = 0
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        """Start a worker that may act, with the sample's references."""
+        create_topics(self.brokers, prefix=self.prefix, partitions=PARTITIONS)
+        key = self.folder / "signing.pem"
+        made = CliRunner().invoke(modelwarden, ["policy", "keygen", str(key)])
+        if made.exit_code:
+            raise click.ClickException(made.output)
+        environ = os.environ | {
+            "MODELWARDEN_KAFKA": self.brokers,
+            "MODELWARDEN_TOPIC_PREFIX": self.prefix,
+            "MODELWARDEN_CONSUMER_GROUP": f"{self.prefix}group",
+            "MODELWARDEN_POLICY_MODE": "enforce",
+            "MODELWARDEN_SIGNING_KEY_FILE": str(key),
+            "MODELWARDEN_REFERENCES_PATH": str(Path(str(streams.samples.__file__)).parent),
+        }
+        command = [sys.executable, "-c", "from streams.cli import main; main()", "worker"]
+        with (self.folder / "log").open("wb") as log:
+            return subprocess.Popen(command, env=environ, stdout=log, stderr=log)
+
+    async def wait_ready(self, worker: subprocess.Popen[bytes]) -> None:
+        """Wait until the worker has its partitions."""
+        for _ in range(10 * READY_S):
+            if "worker_ready" in (self.folder / "log").read_text(encoding="utf-8"):
+                return
+            if worker.poll() is not None:
+                break
+            await asyncio.sleep(0.1)
+        raise click.ClickException((self.folder / "log").read_text(encoding="utf-8")[-3000:])
+
+    async def watch(self, name: str) -> None:
+        """Read alerts or commands as they come."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=self.brokers, fetch_max_wait_ms=100)
+        await consumer.start()
+        try:
+            consumer.assign([TopicPartition(f"{self.prefix}{name}", p) for p in range(PARTITIONS)])
+            await consumer.seek_to_beginning()
+            while True:
+                for records in (await consumer.getmany(timeout_ms=100)).values():
+                    now_s = time.perf_counter()
+                    for record in records:
+                        self._take(name, record.value, now_s)
+        finally:
+            await consumer.stop()
+
+    def _take(self, name: str, value: bytes, now_s: float) -> None:
+        if name == "alerts":
+            alert = msgspec.json.decode(value, type=Alert)
+            self.alerts[alert.alert_id] = (alert.partition, alert.offset)
+        else:
+            self.commands.setdefault(msgspec.json.decode(value, type=Command).alert_id, now_s)
+
+    async def attack(self, producer: Any, until_s: float) -> None:
+        """Send one attack after the other, each by a fresh key."""
+        traces = [trace for trace in load_sample() if trace.attack == "uniform"]
+        while time.perf_counter() < until_s:
+            self.keys += 1
+            key = format_key_reference(0, 2**63 + self.keys, self.keys)
+            events = list(traces[self.keys % len(traces)].events(key))[:EVENTS_OF_ATTACK]
+            for event in events:
+                start_s = time.perf_counter()
+                stored = await producer.send_and_wait(
+                    f"{self.prefix}events", encode_event(event), key=key.encode()
+                )
+                self.sent_s[stored.partition, stored.offset] = start_s
+                await asyncio.sleep(STEP_S)
+
+    async def run(self, rate: int, seconds: float, background: list[Any], producer: Any) -> Load:
+        """Run one load; return the latencies of the commands that it caused."""
+        before = set(self.commands)
+        start_s = time.perf_counter()
+        attacks = [asyncio.create_task(self.attack(producer, start_s + seconds)) for _ in range(8)]
+        sent = 0
+        while (now_s := time.perf_counter()) < start_s + seconds:
+            due = int((now_s - start_s) * rate)
+            for number in range(sent, due):
+                partition, key, value = background[number % len(background)]
+                await producer.send(f"{self.prefix}events", value, key=key, partition=partition)
+            sent = due
+            await asyncio.sleep(TICK_S)
+        await asyncio.gather(*attacks)
+        await producer.flush()
+        took_s = time.perf_counter() - start_s
+        await asyncio.sleep(3)
+        fresh = {alert: at for alert, at in self.commands.items() if alert not in before}
+        places = {alert: self.alerts.get(alert) for alert in fresh}
+        known = {alert: self.sent_s.get(place) for alert, place in places.items() if place is not None}
+        latencies = [1000 * (fresh[alert] - at) for alert, at in known.items() if at is not None]
+        return Load(rate, sent / took_s, latencies)
+
+
+def show(loads: list[Load]) -> None:
+    """Print the histogram."""
+    table = Table(title="Event produced to command readable")
+    for column in (
+        "events/s wanted",
+        "sent",
+        "commands",
+        "p50 ms",
+        "p99 ms",
+        *(f"<{ms} ms" for ms in BUCKETS_MS),
+    ):
+        table.add_column(column, justify="right")
+    for load in loads:
+        found = np.array(load.latencies_ms)
+        if not len(found):
+            table.add_row(f"{load.wanted:,}", f"{load.sent_per_s:,.0f}", "0")
+            continue
+        shares = [f"{np.mean(found < ms):.0%}" for ms in BUCKETS_MS]
+        p50, p99 = np.percentile(found, [50, 99])
+        table.add_row(
+            f"{load.wanted:,}",
+            f"{load.sent_per_s:,.0f}",
+            str(len(found)),
+            f"{p50:.0f}",
+            f"{p99:.0f}",
+            *shares,
+        )
+    Console(width=140).print(table)
+
+
+async def measure(bench: Bench, rates: tuple[int, ...], seconds: float) -> list[Load]:
+    """Run every load in turn on one worker."""
+    worker = bench.start_worker()
+    background = list(messages(BACKGROUND, "json"))
+    producer = AIOKafkaProducer(bootstrap_servers=bench.brokers, linger_ms=2, max_batch_size=65_536)
+    watches: list[asyncio.Task[None]] = []
+    try:
+        await bench.wait_ready(worker)
+        await producer.start()
+        watches = [asyncio.create_task(bench.watch(name)) for name in ("alerts", "commands")]
+        loads = []
+        for rate in rates:
+            loads.append(await bench.run(rate, seconds, background, producer))
+            print(f"{rate:,} events/s: {len(loads[-1].latencies_ms)} commands", file=sys.stderr)
+        return loads
+    finally:
+        for watch in watches:
+            watch.cancel()
+        await producer.stop()
+        worker.kill()
+        worker.wait()
+
+
+@click.command()
+@click.option(
+    "--rate",
+    "rates",
+    multiple=True,
+    type=int,
+    default=(1_000, 20_000),
+    show_default=True,
+    help="Events a second; may be given several times.",
+)
+@click.option("--seconds", default=30.0, show_default=True, help="Of each load.")
+def main(rates: tuple[int, ...], seconds: float) -> None:
+    """Measure from an event produced to its command readable."""
+    given = os.environ.get("MODELWARDEN_KAFKA")
+    node = (
+        None if given else LocalKafka(Path("run/bench-kafka"), tell=lambda line: print(line, file=sys.stderr))
+    )
+    try:
+        brokers = given or (node.start() if node else "")
+        with tempfile.TemporaryDirectory() as folder:
+            show(asyncio.run(measure(Bench(brokers, Path(folder)), rates, seconds)))
+    finally:
+        if node is not None:
+            node.stop()
+
+
+if __name__ == "__main__":
+    main()
