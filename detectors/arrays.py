@@ -6,6 +6,7 @@ Safe on bytes from a topic: nothing is executed, sizes are checked, damage is de
 from __future__ import annotations
 
 import zlib
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -77,6 +78,6 @@ def named(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[
 
 def _array(name: str, entry: _Array) -> NDArray[Any]:
     dtype = np.dtype(entry.dtype)
-    if dtype.kind not in _KINDS or int(np.prod(entry.shape)) * dtype.itemsize != len(entry.data):
+    if dtype.kind not in _KINDS or prod(entry.shape) * dtype.itemsize != len(entry.data):
         raise ArrayFormatError(f"array {name}: {len(entry.data)} bytes do not make {dtype} of {entry.shape}")
     return np.frombuffer(entry.data, dtype).reshape(entry.shape).copy()

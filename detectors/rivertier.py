@@ -38,7 +38,6 @@ Blind to Jacobian augmentation if its features are; it adds nothing that no sign
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -118,7 +117,7 @@ class RiverTier:
             )
         forest = _Forest(_scale(usable), self.seed + model)
         for row in np.resize(forest.scaled(usable), (max(len(usable), 2 * WINDOW), usable.shape[1])):
-            forest.learn(row)
+            forest.learn(row, float(forest.scores(row[None])[0]))
         self._forests[model] = forest
 
     def promote(self, slot: int, level: float, time_ms: int) -> int | None:
@@ -132,7 +131,7 @@ class RiverTier:
             return None
         loser = None
         if len(self._places) == self.max_keys:
-            loser = next(iter(self.promoted))
+            loser = min(self._places, key=lambda other: (*self._places[other].strength, other))
             if (level, time_ms) < self._places[loser].strength:
                 return slot
             del self._places[loser]
@@ -170,11 +169,21 @@ class RiverTier:
         for number, forest in self._forests.items():
             own = usable & (model == number)
             wanted = np.flatnonzero(own & (due | self._sampled(number, own & (event == 0))))
-            for row, scaled in zip(wanted.tolist(), forest.scaled(features[wanted]), strict=True):
-                if event[row]:
-                    out[row] = self._places[int(slots[row])].score(forest, scaled, int(event[row]))
-                else:
-                    forest.learn(scaled)
+            scaled = forest.scaled(features[wanted])
+            start = 0
+            while start < len(wanted):  # a forest's scores stay as they are until its window is full
+                learned = np.flatnonzero(event[wanted[start:]] == 0)
+                left = WINDOW - forest.count % WINDOW
+                stop = start + int(learned[left - 1]) + 1 if len(learned) >= left else len(wanted)
+                some, points = wanted[start:stop], scaled[start:stop]
+                scores = forest.scores(points)
+                ranks = forest.ranks(scores)
+                for place, row in enumerate(some.tolist()):
+                    if event[row]:
+                        out[row] = self._places[int(slots[row])].score(float(ranks[place]), int(event[row]))
+                    else:
+                        forest.learn(points[place], float(scores[place]))
+                start = stop
         return out
 
     def _count(self, slots: Array, time_ms: Array, usable: Array) -> Array:
@@ -243,9 +252,8 @@ class _Place:
     ranks: list[float] = field(default_factory=list)
     window: Any = None
 
-    def score(self, forest: _Forest, scaled: Array, event: int) -> tuple[float, float]:
-        """Rank the key's event of that number and average it in."""
-        rank = forest.rank(scaled)
+    def score(self, rank: float, event: int) -> tuple[float, float]:
+        """Average in the rank of the key's event of that number."""
         if len(self.ranks) == 2 * MEMORY:
             del self.ranks[:MEMORY]
             self.window = None
@@ -307,10 +315,10 @@ class _Forest:
         unit: Array = np.clip((filled - low) / (high - low), 0.0, 1.0)
         return unit
 
-    def learn(self, scaled: Array) -> None:
-        """Score an event of a key that is not promoted, remember the score, then learn the event."""
+    def learn(self, scaled: Array, score: float) -> None:
+        """Remember the score of an event of a key that is not promoted, then learn the event."""
         if self.count >= WINDOW:
-            self.recent.append(self.score(scaled))
+            self.recent.append(score)
         self._grow(scaled.tolist())
         if self.count % WINDOW == 0:
             self.table = sorted(self.recent)
@@ -324,15 +332,19 @@ class _Forest:
         if self.count % WINDOW == 0:
             self._compiled = _compile(self._trees.trees)
 
-    def score(self, scaled: Array) -> float:
-        """Return what River's `score_one` does; scores change only when a window is full."""
-        return float(_walk(scaled, *self._compiled))
+    def scores(self, scaled: Array) -> Array:
+        """Return what River's `score_one` does for each row; scores change only when a window is full."""
+        out = np.zeros(len(scaled))
+        if self._compiled:
+            _walk_all(scaled, *self._compiled, out)
+        return out
 
-    def rank(self, scaled: Array) -> float:
-        """Return the share of recent scores below this event's; equal ones count half."""
-        score = self.score(scaled)
-        below, upto = bisect_left(self.table, score), bisect_right(self.table, score)
-        return float(np.float32((below + upto + 1) / (2 * len(self.table) + 2)))
+    def ranks(self, scores: Array) -> NDArray[np.float32]:
+        """Return the share of recent scores below each score; equal ones count half."""
+        table = np.array(self.table, float)
+        between = np.searchsorted(table, scores, "left") + np.searchsorted(table, scores, "right")
+        ranks: NDArray[np.float32] = ((between + 1) / (2 * len(table) + 2)).astype(np.float32)
+        return ranks
 
     @classmethod
     def rebuild(cls, arrays: Mapping[str, Array], model: int, seed: int) -> _Forest:
@@ -384,6 +396,12 @@ def _walk(point: Array, feature: Array, threshold: Array, mass: Array) -> Any:
             weight *= 2
         total += mass[tree, node] * weight
     return 1.0 - total / (TREES * WINDOW * (2 ** (HEIGHT + 1) - 1))
+
+
+@njit(cache=True, nogil=True)
+def _walk_all(points: Array, feature: Array, threshold: Array, mass: Array, out: Array) -> None:
+    for row in range(len(points)):
+        out[row] = _walk(points[row], feature, threshold, mass)
 
 
 def _scale(features: Array) -> Array:

@@ -39,6 +39,8 @@ LABEL_BUCKETS = 8
 """Classes are counted modulo this."""
 _SAMPLE_FULL = 255
 _LABEL_FULL = 0xFFFF
+_LOGARITHMS = np.log(np.maximum(np.arange(4096), 1))
+"""Of counts that fit: most do, and a logarithm costs twenty times a look."""
 
 
 class Coverage:
@@ -69,10 +71,10 @@ class Coverage:
     def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
         """Score each row, itself included: float32 (n, 3); NaN where the sketch is absent."""
         out = np.full((len(batch), len(self.scores)), np.nan, np.float32)
-        sketch = np.ascontiguousarray(batch.input_sketch) + np.float32(0)  # -0.0 and 0.0 are one
+        sketch = np.ascontiguousarray(batch.input_sketch)
         bits = sketch.view(np.uint32)
         state = (slabs[name] for name in self.fields)
-        _score(sketch, bits, self._planes, batch.predicted_class, slots, *state, out)
+        _score(sketch, bits, self._planes, batch.predicted_class, slots, *state, _LOGARITHMS, out)
         return out
 
 
@@ -101,10 +103,13 @@ def cell_numbers(sketch: NDArray[np.float32], cuts: NDArray[np.float32]) -> NDAr
 def _score(
     sketch: Array, bits: Array, cuts: Array, predicted: Array, slots: Array,
     cells: Array, cell_count: Array, sample_hash: Array, sample_count: Array, label_count: Array,
-    out: Array,
+    logarithms: Array, out: Array,
 ) -> None:  # fmt: skip
     for i in range(len(slots)):
-        if not np.isfinite(sketch[i]).all():
+        bad = np.float32(0)
+        for j in range(sketch.shape[1]):
+            bad += sketch[i, j] - sketch[i, j]  # 0 if finite, else NaN
+        if bad != 0:
             continue
         slot = slots[i]
         cell = 0
@@ -119,7 +124,7 @@ def _score(
             _tally(predicted[i] % LABEL_BUCKETS, label_count[slot])
         out[i, 0] = cell_count[slot]
         out[i, 1] = _mean_count(sample_hash[slot], sample_count[slot])
-        out[i, 2] = _entropy(label_count[slot])
+        out[i, 2] = _entropy(label_count[slot], logarithms)
 
 
 @njit(cache=True, nogil=True)
@@ -127,7 +132,8 @@ def _hash(words: Array) -> int:
     """Mix 32 words into one that is not 0: FNV-1a by words, then the finaliser of MurmurHash3."""
     mixed = np.uint32(2166136261)
     for word in words:
-        mixed = np.uint32((mixed ^ word) * np.uint32(16777619))
+        positive = np.uint32(0) if word == np.uint32(0x80000000) else word  # -0.0 and 0.0 are one
+        mixed = np.uint32((mixed ^ positive) * np.uint32(16777619))
         mixed ^= mixed >> np.uint32(15)
     mixed ^= mixed >> np.uint32(16)
     mixed = np.uint32(mixed * np.uint32(0x85EBCA6B))
@@ -173,11 +179,16 @@ def _tally(bucket: int, counts: Array) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _entropy(counts: Array) -> float:
+def _entropy(counts: Array, logarithms: Array) -> float:
     total, weighted = 0, 0.0
     for j in range(LABEL_BUCKETS):
         count = int(counts[j])
         total += count
         if count > 1:
-            weighted += count * np.log(count)
-    return float(np.log(total) - weighted / total) if total > 0 else np.nan
+            weighted += count * _logarithm(count, logarithms)
+    return float(_logarithm(total, logarithms) - weighted / total) if total > 0 else np.nan
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _logarithm(count: int, logarithms: Array) -> float:
+    return float(logarithms[count]) if count < len(logarithms) else float(np.log(count))

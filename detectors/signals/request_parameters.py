@@ -7,9 +7,9 @@ together they hardly occur, since a classifier that biases its labels asks somet
 
 Each request is a hit or not; a Shiryaev-Roberts e-detector bets against a benign hit rate of at most
 `BENIGN_HIT_RATE`, with three experts for the share of hits (a mixture of Bernoulli likelihood ratios). One
-retry of such a request is honest, so the score begins at `ONE`, which takes three hits. 44 bytes per key.
+retry of such a request is honest, so the score begins at `ONE`, which takes three hits. 40 bytes per key.
 
-Blind to: sweeps over more than eight prompts in turn; ordinary prompts with ordinary parameters.
+Blind to: sweeps over more than seven prompts in turn; ordinary prompts with ordinary parameters.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 NARROW_TOKENS = 2
 """An answer limited to so many tokens is asked for its logits, not for its text."""
-PROMPTS = 8
+PROMPTS = 7
 """Prompts remembered, the latest."""
 BENIGN_HIT_RATE = 0.01
 """Upper bound on the share of benign requests that are hits; none of the benign keys measured had one."""

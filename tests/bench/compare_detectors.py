@@ -10,6 +10,8 @@ engine  as it is; an alarm is a notice (1 % of honest keys in their lifetime)
 PRADA   as published, W < 0.95 (`detectors.prada`); bytes of a key after 1,000 queries
 River   one half-space forest, score and learn per event, per key a running mean (horizon 20) that counts from
         the 31st event on; alarms at the quantile that 1 % of the even keys exceed
+pilot   the prototype: eight scores with fifteen bets each, twice, a ring of 256 SimHashes,
+        64 random Fourier features; cost only
 plain   p-values of distance and hardness against honest events, bets on them, an alarm at evidence 1e6: sound
         if honest keys were all alike
 """
@@ -28,7 +30,8 @@ from river.anomaly import HalfSpaceTrees
 
 from detectors.calibration import fit_reference
 from detectors.engine import Engine, EngineSettings
-from detectors.evidence import EXPERTS, p_values, update
+from detectors.evidence import EXPERTS, bet_table, p_values, update
+from detectors.kernelcache import njit
 from detectors.keystate import FIELDS
 from detectors.prada import Prada, first_alarm
 from detectors.signals.out_of_distribution import distances
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from detectors.base import Array
     from detectors.batch import EventBatch
     from detectors.reference import EventReference
+
+    Judges = Callable[[Sequence[EventBatch]], Callable[[EventBatch], int | None]]
 
 KEYS = 100_000
 ATTACKS = (
@@ -192,10 +197,60 @@ def plain_on(honest: Sequence[EventBatch]) -> Callable[[EventBatch], int | None]
     return judge
 
 
-DETECTORS = {
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator] # numba has no types
+def _pilot(  # noqa: PLR0917 - a kernel
+    slots: Array,
+    bins: Array,
+    inputs: Array,
+    table: Array,
+    state: Array,
+    ring: Array,
+    rff: Array,
+    planes: Array,
+) -> None:
+    """Do for each event what the prototype did; its verdicts are of no interest here."""
+    bits = np.uint64(1)
+    for i in range(len(slots)):
+        k = slots[i]
+        for s in range(bins.shape[1]):
+            for j in range(EXPERTS):
+                e = table[bins[i, s], j]
+                state[k, 0, s, j] = min(state[k, 0, s, j] * e, np.float32(1e30))
+                state[k, 1, s, j] = min((state[k, 1, s, j] + np.float32(1)) * e, np.float32(1e30))
+        mine, least = np.uint64(bins[i].sum()) * np.uint64(0x9E3779B97F4A7C15), np.uint64(64)
+        for q in range(ring.shape[1]):
+            x = ring[k, q] ^ mine
+            x -= (x >> bits) & np.uint64(0x5555555555555555)
+            x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
+            x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+            least = min(least, (x * np.uint64(0x0101010101010101)) >> np.uint64(56))
+        ring[k, (i + least) % 256] = mine
+        for f in range(64):
+            angle = np.float32(0)
+            for d in range(32):
+                angle += inputs[i, d] * planes[f, d]
+            rff[k, f] += np.cos(angle)
+
+
+def pilot_cost() -> Cost:
+    """Measure the prototype's arithmetic in batches."""
+    state = np.ones((KEYS + 1, 2, 8, EXPERTS), np.float32)
+    ring, rff = np.zeros((KEYS + 1, 256), np.uint64), np.ones((KEYS + 3, 64), np.float32)
+    table, planes = bet_table(), np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+    spent_us = []
+    for batch in make_batches(KEYS, 20):
+        bins = np.clip(np.abs(batch.input_sketch[:, :8]) * 60, 0, 255).astype(np.int64)
+        start_ns = time.process_time_ns()
+        _pilot(batch.key[:, 0].astype(np.int64), bins, batch.input_sketch, table, state, ring, rff, planes)
+        spent_us.append((time.process_time_ns() - start_ns) / 1000 / ROWS)
+    return Cost(float(np.median(spent_us)), state[0].nbytes + ring[0].nbytes + rff[0].nbytes)
+
+
+DETECTORS: dict[str, tuple[Callable[[], Cost], Judges | None]] = {
     "engine": (engine_cost, engine_on),
     "PRADA": (prada_cost, prada_on),
     "River": (river_cost, river_on),
+    "pilot": (pilot_cost, None),
     "plain": (plain_cost, plain_on),
 }
 
@@ -215,7 +270,7 @@ def main(folder: Path | None) -> None:
     for name, (cost, prepare) in DETECTORS.items():
         event_us, key_bytes = cost()
         line = f"{name:8}{event_us:10.2f}{key_bytes:10,.0f}"
-        if folder is not None:
+        if folder is not None and prepare is not None:
             judge = prepare(even)
             alarmed = [judge(batch) is not None for batch in odd]
             found = ", ".join(f"{attack} {judge(batch) or '-'}" for attack, batch in attacks.items())

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def score(batch: EventBatch, keys: list[int], reference: EventReference) -> list[list[float]]:  # noqa: ARG001 - twins share one form
-    """Bet on requests that bias the answer, want one or two tokens, and repeat one of eight prompts."""
+    """Bet on requests that bias the answer, want one or two tokens, and repeat one of seven prompts."""
     prompts: dict[int, list[tuple[bytes, int]]] = {}
     experts: dict[int, list[float]] = {}
     out = []
@@ -24,7 +24,7 @@ def score(batch: EventBatch, keys: list[int], reference: EventReference) -> list
         past = prompts.setdefault(key, [])
         hit = prompt in past and bias > 0 and limit in {1, 2}
         if prompt not in past:
-            prompts[key] = [prompt, *past][:8]
+            prompts[key] = [prompt, *past][:7]
         experts[key] = [
             min((value + 1) * (rate / 0.01 if hit else (1 - rate) / 0.99), 1e30)
             for value, rate in zip(experts.get(key, [0.0] * 3), (0.1, 0.5, 0.9), strict=True)
