@@ -19,16 +19,8 @@ from detectors.campaign import make_campaign_alert, owner_ids
 from detectors.explain import make_alert
 from detectors.falsediscovery import OnlineFalseDiscovery, alerted_e_value_log10
 from detectors.keystate import KEY_LAYOUT, KeyState
-<<<<<<< HEAD
 from detectors.keysummary import KeySummary, summarise
 from detectors.learner import GUILTY, HONEST, Learner, borrow
-=======
-from detectors.keysummary import KeySummary, Nearest, nearest, notice_z
-from detectors.keytable import NO_SLOT, pack_entities, unpack_entity
-from detectors.learner import BORROWED_KEYS, GUILTY, HONEST, Learner
-from detectors.lesson import join_lessons, thin
-from detectors.modelalarm import ModelAlarm
->>>>>>> main
 from detectors.modelalert import make_model_alert
 from detectors.modelwatch import ModelWatch
 from detectors.parts import PartWriter, StateError, cannot_restore
@@ -88,7 +80,6 @@ class Engine:
         self._second = SecondOpinion(self._settings.promoted_keys)
         self._discovery = OnlineFalseDiscovery(self._settings.false_discovery_ratio)
         self._forgiven: set[tuple[str, str | None]] = set()
-        self._notices: dict[str, tuple[str, NDArray[np.float64]]] = {}
 
     @property
     def key_count(self) -> int:
@@ -142,14 +133,14 @@ class Engine:
             If the text is not a key reference.
         """
         slots = self._keys.slots_of(key, len(self._names))
-        found = (summarise(self._keys, slot, self._names) for slot in slots)
+        found = (summarise(self._keys, slot, self._models) for slot in slots)
         return next((one for one in found if one.model == model), None)
 
     def summaries(self) -> Iterator[KeySummary]:
         """Yield every hot key, most suspect first."""
         peak = self._keys.slabs["surprise_peak"][: len(self._keys)]
         order = np.argsort(-peak, kind="stable").tolist()
-        return (summarise(self._keys, slot, self._names) for slot in order)
+        return (summarise(self._keys, slot, self._models) for slot in order)
 
     def dump_parts(self, *, changed_only: bool) -> Iterator[tuple[str, bytes]]:
         """Yield the state in named parts, each below 0.9 MB and a few milliseconds of work.
@@ -392,36 +383,6 @@ class Engine:
     def _is_forgiven(self, key: str, model: str) -> bool:
         return (key, None) in self._forgiven or (key, model) in self._forgiven
 
-<<<<<<< HEAD
-=======
-    def _summary(self, slot: int) -> KeySummary:
-        model = unpack_entity(self._keys.table.entities[slot])[3]
-        level = int(self._keys.slabs["level"][slot])
-        means, watch = self._keys.slabs["mean"][slot], self._watches[model]
-        current = watch.watch if isinstance(watch, Learner) else watch
-        return KeySummary(
-            key=self._key_of(slot),
-            model=self._models[model],
-            query_count=int(self._keys.slabs["count"][slot]),
-            first_time_ms=int(self._keys.slabs["first_ms"][slot]),
-            last_time_ms=int(self._keys.table.last_ms[slot]),
-            level=LEVELS[level - 1] if level else None,
-            key_p_value=exp(-float(self._keys.slabs["surprise_peak"][slot])),
-            held_queries=float(self._keys.slabs["held"][slot]),
-            features={s.name: float(mean) for s, mean in zip(STATISTICS, means, strict=True)},
-            nearest=() if current is None else self._nearest(current, means, self._keys.slabs["mass"][slot]),
-        )
-
-    def _nearest(
-        self, watch: Watch, mean: NDArray[np.float32], mass: NDArray[np.float32]
-    ) -> tuple[Nearest, ...]:
-        """Say what comes nearest to a notice; what that takes is worked out once per reference."""
-        model, key = watch.reference.model, watch.reference.key
-        if self._notices.get(model, ("", None))[0] != watch.version:
-            self._notices[model] = watch.version, notice_z(key)
-        return nearest(key, self._notices[model][1], mean, mass)
-
->>>>>>> main
 
 class _Rows(NamedTuple):
     """The rows of one model in a batch: their places in it, slots, and each key's event number."""

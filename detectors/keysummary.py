@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from math import exp
-=======
-from math import log
->>>>>>> main
+from math import exp, log
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from detectors.alert import LEVELS
 from detectors.keylevel import MINIMUM_MASS
 from detectors.statistics import GROUP_OF, HORIZONS, STATISTICS
 from detectors.watch import EXTRAPOLATION_LIMIT, THRESHOLDS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from detectors.keystate import KeyState
+    from detectors.modelwatch import ModelWatch
     from detectors.reference import KeyReference
 
 NEAREST = 5
@@ -38,14 +39,6 @@ class Nearest(msgspec.Struct, frozen=True, kw_only=True):
     share: float
     """Part of the way from expected to needed; 1 or more is a notice."""
 
-from detectors.alert import LEVELS
-from detectors.statistics import STATISTICS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from detectors.keystate import KeyState
-
 
 class KeySummary(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one key now, for `modelwarden key show`, `explain` and `why-not`."""
@@ -60,25 +53,26 @@ class KeySummary(msgspec.Struct, frozen=True, kw_only=True):
     held_queries: float
     """Of the queries that a copy of the model needs (`detectors.budget`)."""
     features: dict[str, float]
-<<<<<<< HEAD
+    nearest: tuple[Nearest, ...] = ()
+    """What comes nearest to a notice, nearest first; none while the model is still learned."""
 
 
-def summarise(keys: KeyState, slot: int, models: Sequence[str]) -> KeySummary:
-    """Say what is known of a hot key; `models` are names by number."""
+def summarise(keys: KeyState, slot: int, models: Sequence[ModelWatch]) -> KeySummary:
+    """Say what is known of a hot key; `models` by number."""
     slabs, level = keys.slabs, int(keys.slabs["level"][slot])
+    model, means = models[keys.model_of(slot)], slabs["mean"][slot]
     return KeySummary(
         key=keys.key_of(slot),
-        model=models[keys.model_of(slot)],
+        model=model.name,
         query_count=int(slabs["count"][slot]),
         first_time_ms=int(slabs["first_ms"][slot]),
         last_time_ms=int(keys.table.last_ms[slot]),
         level=LEVELS[level - 1] if level else None,
         key_p_value=exp(-float(slabs["surprise_peak"][slot])),
         held_queries=float(slabs["held"][slot]),
-        features={s.name: float(mean) for s, mean in zip(STATISTICS, slabs["mean"][slot], strict=True)},
-=======
-    nearest: tuple[Nearest, ...] = ()
-    """What comes nearest to a notice, nearest first; none while the model is still learned."""
+        features={s.name: float(mean) for s, mean in zip(STATISTICS, means, strict=True)},
+        nearest=model.nearest(means, slabs["mass"][slot]),
+    )
 
 
 def notice_z(key: KeyReference) -> NDArray[np.float64]:
@@ -124,5 +118,4 @@ def nearest(
         )
         for s in chosen
         if np.isfinite(reach[s])
->>>>>>> main
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from detectors.arrays import pack_arrays, unpack_arrays
 from detectors.campaign import CampaignDetector
+from detectors.keysummary import nearest, notice_z
 from detectors.learner import Learner
 from detectors.modelalarm import ModelAlarm
 from detectors.watch import Watch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from detectors.keysummary import Nearest
     from detectors.reference import Lesson, ModelReference
 
 
@@ -46,6 +48,7 @@ class ModelWatch:
         self.watch = Learner(name, lesson) if reference is None else Watch(reference)
         self.campaigns = CampaignDetector(campaign_keys)
         self.alarm = ModelAlarm(None if reference is None else reference.alarm)
+        self._reach: tuple[str, NDArray[np.float64]] | None = None
 
     @property
     def current(self) -> Watch | None:
@@ -57,6 +60,15 @@ class ModelWatch:
         """Events that may be processed before it learns or looks for campaigns."""
         looks = self.campaigns.until_next_look
         return min(looks, self.watch.until_next_fit) if isinstance(self.watch, Learner) else looks
+
+    def nearest(self, mean: NDArray[np.float32], mass: NDArray[np.float32]) -> tuple[Nearest, ...]:
+        """Say what of a key comes nearest to a notice; what that takes is worked out once a reference."""
+        current = self.current
+        if current is None:
+            return ()
+        if self._reach is None or self._reach[0] != current.version:
+            self._reach = current.version, notice_z(current.reference.key)
+        return nearest(current.reference.key, self._reach[1], mean, mass)
 
     def forget(self, slots: NDArray[np.int64]) -> None:
         """Drop keys that lost their slots."""
