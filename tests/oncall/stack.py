@@ -21,6 +21,7 @@ from grafana_double import GrafanaDouble
 from scaled import SCRAPE_S, scale_routes, scale_rules
 
 import streams.samples
+from sinks.metrics import catalogue
 from sinks.metrics.instruments import Instruments
 from sinks.metrics.server import serve
 from sinks.signing import generate_key
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from sinks.metrics.definition import Component
 
 PARTITIONS = 2
-STAND_INS: tuple[Component, ...] = ("reconcile", "serving")
+STAND_INS: tuple[Component, ...] = ("reconcile", "revoker", "serving")
 """Processes that are not started here; this process shows their metrics, at 0 until a test says more."""
 CANARY_EVERY_S = 5.0
 
@@ -79,6 +80,7 @@ class Stack:
         )
         self.ports = {name: free_port() for name in names}
         self.stand_ins = {name: Instruments(name) for name in STAND_INS}
+        self.stand_ins["reconcile"].set(catalogue.AUDIT_VERIFIED, time.time_ns() / 1e9)
         self.breaker = Instruments("worker")
         """Stands in for a worker whose breaker trips."""
         self.ports["breaker"] = free_port()
