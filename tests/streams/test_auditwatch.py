@@ -38,7 +38,9 @@ class Bench:
 
     def write(self, partition: int, *, time_ms: int = 1, sealed_ms: int = 1) -> None:
         """Write the next entry; it is false if the two times differ."""
-        word = Feedback(key="k0-aa", model="digits", verdict="honest", author="ana", reason="known", time_ms=1)
+        word = Feedback(
+            key="k0-aa", model="digits", verdict="honest", author="ana", reason="known", time_ms=1
+        )
         entry = self.chains[partition].append("feedback", word, sealed_ms)
         value = msgspec.json.encode(msgspec.structs.replace(entry, time_ms=time_ms))
         self.bus.send(self.settings.topic("audit"), value, key=b"x", partition=partition)
