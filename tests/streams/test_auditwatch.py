@@ -82,5 +82,5 @@ def test_a_chain_that_was_replaced_since_the_round_before_is_noticed(bench: Benc
     create_topics(bench.settings.kafka, prefix=bench.settings.topic_prefix, partitions=2)
     bench.chains[0] = AuditChain(0)
     bench.write(0)
-    bench.watch._settings = bench.settings  # noqa: SLF001 - as if the topic had been made anew
+    bench.watch._settings = bench.settings  # as if the topic had been made anew
     assert bench.breaks() == 1
