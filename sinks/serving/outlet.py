@@ -14,6 +14,8 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
+from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
+
 DEFAULT_QUEUED = 10_000
 IDLE_S = 0.005
 """How long the thread sleeps when there is nothing to send. A wake-up for every record would take the
@@ -37,15 +39,20 @@ class Outlet:
         With its prefix.
     queued : int
         Records kept while the brokers are away.
+    security : KafkaSecurity
+        How the brokers are reached.
     """
 
-    def __init__(self, kafka: str, topic: str, *, queued: int = DEFAULT_QUEUED) -> None:
+    def __init__(
+        self, kafka: str, topic: str, *, queued: int = DEFAULT_QUEUED, security: KafkaSecurity = PLAINTEXT
+    ) -> None:
         self.stored = 0
         self.dropped = 0
         """Records that did not fit, or that the brokers refused."""
         self._kafka = kafka
         self._topic = topic
         self._limit = queued
+        self._client = security.client_arguments()
         self._queue: deque[tuple[bytes, bytes]] = deque()
         self._in_flight = 0
         self._lock = threading.Lock()
@@ -102,6 +109,7 @@ class Outlet:
             allow_auto_create_topics=False,
             linger_ms=2,
             acks="all",
+            **self._client,
         )
 
     def _send(self, producer: Any) -> None:

@@ -136,8 +136,13 @@ class Warden:
         self._secret = read_key_secret(settings.key_secret_file)
         self._watermark_secret = hmac.digest(self._secret, b"mw-watermark-secret", "sha256")
         self._sketchers: dict[int, Sketcher] = {}
-        self.events = Emitter(settings.kafka, settings.topic("events"), queued=settings.queued_events)
-        self.acks = Outlet(settings.kafka, settings.topic("acks"))
+        self.events = Emitter(
+            settings.kafka,
+            settings.topic("events"),
+            queued=settings.queued_events,
+            security=settings.kafka_security,
+        )
+        self.acks = Outlet(settings.kafka, settings.topic("acks"), security=settings.kafka_security)
         keys = WatchedKeys(settings.trusted_keys)
         allowlist = Allowlist(keys.keys)
         table = CommandTable(
@@ -150,6 +155,7 @@ class Warden:
         self.enforcer = Enforcer(
             table,
             kafka=settings.kafka,
+            security=settings.kafka_security,
             topics=(settings.topic("commands"), settings.topic("allowlist")),
             name=settings.enforcer_name,
             acknowledge=self._acknowledge,

@@ -155,6 +155,7 @@ async def _run(
         stop,
         adapter,
         kafka=settings.kafka,
+        security=settings.kafka_security,
         prefix=settings.topic_prefix,
         trusted_keys=trusted_keys,
         outbox_path=options["outbox"],
