@@ -135,7 +135,7 @@ class Emitter:
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.join()
-        self._lose("closed", len(self._queue))
+        self.lose("closed", len(self._queue))
         self._queue.clear()
 
     def _run(self) -> None:
@@ -184,7 +184,7 @@ class Emitter:
             count = self._partition_count(producer)
             for event in events if count else ():
                 by_partition[self._partition(event.key, count)].append(event)
-            self._lose("refused", 0 if count else len(events))
+            self.lose("refused", 0 if count else len(events))
         for partition, group in by_partition.items():
             for start in range(0, len(group), MICRO_BATCH_EVENTS):
                 self._send_together(producer, partition, group[start : start + MICRO_BATCH_EVENTS])
@@ -209,7 +209,10 @@ class Emitter:
     def _send_together(self, producer: Any, partition: int, events: Sequence[ServingEvent]) -> None:
         try:
             value = encode_columns(events)
-        except ValueError:  # one has a name too long for columns, or is malformed: JSON, and its reader tells
+        except (
+            ValueError,
+            TypeError,
+        ):  # a name too long for columns, or malformed: JSON, and its reader tells
             if len(events) == 1:
                 self._send_one(producer, events[0])
                 return
@@ -223,7 +226,13 @@ class Emitter:
         )
 
     def _send_one(self, producer: Any, event: ServingEvent) -> None:
-        self._give(1, lambda: producer.send(self._topic, encode_event(event), key=event.key.encode()))
+        try:
+            value = encode_event(event)
+        except TypeError as error:
+            self.lose("refused", 1)
+            _log.warning("an event for %s cannot be written: %s", self._topic, error)
+            return
+        self._give(1, lambda: producer.send(self._topic, value, key=event.key.encode()))
 
     def _give(self, events: int, send: Callable[[], Any]) -> None:
         """Hand a message to the client, and count its events when it is known what became of them."""
@@ -243,10 +252,11 @@ class Emitter:
             if error is None:
                 self.emitted += events
                 return
-        self._lose("refused", events)
+        self.lose("refused", events)
         _log.warning("%d events for %s were lost: %s", events, self._topic, error)
 
-    def _lose(self, reason: str, events: int) -> None:
+    def lose(self, reason: str, events: int) -> None:
+        """Count events that are given up, for a reason of `dropped`."""
         if events:
             with self._lock:
                 self.dropped[reason] += events

@@ -15,7 +15,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 DEFAULT_QUEUED = 10_000
-IDLE_S = 0.005
+IDLE_S = 0.02
 """How long the thread sleeps when there is nothing to send. A wake-up for every record would take the
 interpreter from the request that gave it."""
 RETRY_S = 1.0
