@@ -23,12 +23,12 @@ from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
-from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 
 from sinks.serving.event import encode_event
 from sinks.serving.formats import COLUMNS, FORMAT_HEADER, encode_columns
+from sinks.serving.producer import TIMEOUT_MS, connect_producer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,6 @@ DEFAULT_QUEUED = 100_000
 DEFAULT_LINGER_MS = 10
 MICRO_BATCH_EVENTS = 512
 RETRY_S = 1.0
-TIMEOUT_MS = 5_000
 DELIVERY_TIMEOUT_MS = 30_000
 _KNOWN_KEYS = 100_000
 
@@ -153,16 +152,7 @@ class Emitter:
                 producer.close(timeout=TIMEOUT_MS / 1000)
 
     def _connect(self) -> Any:
-        return KafkaProducer(
-            bootstrap_servers=self._kafka.split(","),
-            bootstrap_timeout_ms=TIMEOUT_MS,
-            request_timeout_ms=TIMEOUT_MS,
-            max_block_ms=TIMEOUT_MS,
-            delivery_timeout_ms=DELIVERY_TIMEOUT_MS,
-            allow_auto_create_topics=False,
-            acks="all",
-            **self._client,
-        )
+        return connect_producer(self._kafka, delivery_timeout_ms=DELIVERY_TIMEOUT_MS, **self._client)
 
     def _send_all(self, producer: Any) -> None:
         """Send what comes, every few milliseconds, until told to stop and nothing is left."""

@@ -94,8 +94,9 @@ class Call:
         Parameters
         ----------
         inputs : array_like or str or bytes, optional
-            The model's input: numbers are sketched, and leave the process as 32 projections only; a text is
-            not sketched.
+            The model's input: numbers are copied, sketched some milliseconds later, and leave the process as
+            32 projections only; a text is not sketched. An array costs least; a list is read number by
+            number.
         probabilities : array_like (n_classes,), optional
             The answer's class probabilities.
         **fields
