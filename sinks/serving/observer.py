@@ -73,6 +73,7 @@ class Observer:
         self._on_unobserved = on_unobserved
         self._sketcher: Sketcher | None = None
         self._is_closed = False
+        self._was_started = False
         self._begin()
         _observers.add(self)
 
@@ -83,7 +84,6 @@ class Observer:
         self._work = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._was_started = getattr(self, "_was_started", False)
 
     def __len__(self) -> int:
         """Count the calls that wait."""
