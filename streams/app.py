@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import faust
 import structlog
 from aiokafka.errors import KafkaError
+from faust.auth import Credentials, SASLCredentials, SSLCredentials
 
 from sinks.metrics import catalogue
 from streams.agents.events import add_events_agent
@@ -39,6 +40,7 @@ from streams.watchdog import RESTART_EXIT_CODE, Watchdog, ask_bounds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sinks.kafkasecurity import KafkaSecurity
     from sinks.policytopic import PolicyInForce
     from streams.faustbatch import Chunk
     from streams.partitionstate import Step
@@ -82,7 +84,7 @@ class WorkerApp(faust.App):
             settings.watchdog,
             positions=self.fences.positions,
             is_rebalancing=lambda: bool(self.rebalancing),
-            bounds=partial(ask_bounds, settings.kafka),
+            bounds=partial(ask_bounds, settings.kafka, settings.kafka_security),
         )
         super().__init__(settings.consumer_group, **_faust_settings(settings))
         self.on_rebalance_complete.connect(self._take_over)
@@ -112,7 +114,9 @@ class WorkerApp(faust.App):
         await super().on_first_start()
         await self.self_watch.start()
         settings = self.worker_settings
-        await asyncio.to_thread(require_topics, settings.kafka, prefix=settings.topic_prefix)
+        await asyncio.to_thread(
+            require_topics, settings.kafka, security=settings.kafka_security, prefix=settings.topic_prefix
+        )
         await asyncio.to_thread(warm_up, self.build, settings)
         await self.outputs.start()
         await self.store.start()
@@ -204,6 +208,7 @@ def _faust_settings(settings: Settings) -> dict[str, Any]:
     static = settings.consumer_instance_id is not None
     return {
         "broker": [f"kafka://{address}" for address in settings.kafka.split(",")],
+        "broker_credentials": _credentials(settings.kafka_security),
         "broker_session_timeout": STATIC_SESSION_TIMEOUT_S if static else SESSION_TIMEOUT_S,
         "consumer_group_instance_id": settings.consumer_instance_id,
         "broker_heartbeat_interval": HEARTBEAT_S,
@@ -218,6 +223,20 @@ def _faust_settings(settings: Settings) -> dict[str, Any]:
         "processing_guarantee": "at_least_once",
         "Worker": _Worker,
     }
+
+
+def _credentials(security: KafkaSecurity) -> Credentials | None:
+    """Say in Faust's words how the brokers are reached. Raises KafkaSecurityError."""
+    arguments = security.client_arguments()
+    context = arguments.get("ssl_context")
+    if "sasl_mechanism" in arguments:
+        return SASLCredentials(
+            username=arguments["sasl_plain_username"],
+            password=arguments["sasl_plain_password"],
+            mechanism=arguments["sasl_mechanism"],
+            ssl_context=context,
+        )
+    return None if context is None else SSLCredentials(context)
 
 
 def build_app(settings: Settings, build: Callable[[Settings], Pipeline] = build_pipeline) -> WorkerApp:

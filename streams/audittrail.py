@@ -50,7 +50,7 @@ def _lines(path: Path) -> Iterator[tuple[str, int, bytes]]:
 def read_topic(settings: Settings) -> Iterator[tuple[str, int, bytes]]:
     """Yield each entry of the audit topic with its place and the partition it stands in. Raises BusError."""
     topic = settings.topic("audit")
-    bus = KafkaBus(settings.kafka)
+    bus = KafkaBus(settings.kafka, security=settings.kafka_security)
     try:
         for batch in bus.read([topic]):
             for message in batch:

@@ -72,8 +72,8 @@ def examine(
     checks.append(Check(check="settings", status="ok", finding=f"from {source}"))
     checks += [check_memory(settings), check_policy(settings), check_signing_key(settings)]
     checks.append(check_references(settings))
-    checks.append(check_broker(settings.kafka))
-    if checks[-1].status != "fail":
+    checks += [check_security(settings), check_broker(settings.kafka)]
+    if not any(check.status == "fail" for check in checks[-2:]):
         checks.append(check_topics(settings))
     # A broker that failed is not asked again: that would only take longer.
     checks.append(check_clock(settings, clock or SystemClock(), ask=checks[-1].status == "ok"))
@@ -207,6 +207,26 @@ def check_references(settings: Settings) -> Check:
     return Check(check="references", status="ok", finding=f"for {', '.join(sorted(references))} in {path}")
 
 
+def check_security(settings: Settings) -> Check:
+    """Read the files of TLS and SASL, and shake hands with the first broker; its password comes later."""
+    security = settings.kafka_security
+    found = f"protocol {security.protocol}"
+    if security.protocol.startswith("sasl"):
+        found += f", {security.sasl_mechanism} as {security.user}"
+    try:
+        security.client_arguments()
+    except ModelwardenError as error:
+        return failed("security", error)
+    why = security.explain(settings.kafka)
+    if why is not None:
+        do = "See kafka_security in `modelwarden settings describe`"
+        return Check(check="security", status="fail", finding=f"{found}: {why}", do=do)
+    if security.protocol == "sasl_plaintext" and security.sasl_mechanism == "PLAIN":
+        do = "Use protocol sasl_ssl, or a mechanism SCRAM"
+        return Check(check="security", status="warn", finding=f"{found}: the password goes in clear", do=do)
+    return Check(check="security", status="ok", finding=found)
+
+
 def check_broker(kafka: str) -> Check:
     """Connect to every address, all at once."""
     addresses = kafka.split(",")
@@ -252,7 +272,9 @@ def check_topics(settings: Settings) -> Check:
     from streams import topics  # noqa: PLC0415 - brings kafka-python
 
     try:
-        reports = topics.check_topics(settings.kafka, prefix=settings.topic_prefix)
+        reports = topics.check_topics(
+            settings.kafka, security=settings.kafka_security, prefix=settings.topic_prefix
+        )
     except ModelwardenError as error:
         return failed("topics", error)
     wrong = [report for report in reports if not report.ok]
@@ -296,7 +318,7 @@ def _newest_ms(settings: Settings) -> int | None:
     from streams.bus.kafka import KafkaBus  # noqa: PLC0415 - brings kafka-python
 
     topic = settings.topic("events")
-    bus = KafkaBus(settings.kafka, timeout_s=BUS_TIMEOUT_S)
+    bus = KafkaBus(settings.kafka, timeout_s=BUS_TIMEOUT_S, security=settings.kafka_security)
     try:
         ends = bus.end_offsets(topic)
         start = {(topic, partition): max(end - 1, 0) for partition, end in ends.items()}

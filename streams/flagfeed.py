@@ -48,7 +48,7 @@ class FlagFeed:
     async def poll(self, partitions: Iterable[int]) -> None:
         """Read what is new on these partitions, for up to half a second. Raises KafkaError."""
         if self._reader is None:
-            self._reader = open_reader(self._settings.kafka)
+            self._reader = open_reader(self._settings.kafka, security=self._settings.kafka_security)
             await self._reader.start()
         await self._follow(set(partitions))
         self._flagged.expire(self._clock.now_ms())

@@ -53,6 +53,17 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: str
 
 
+class SecureListeners(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node needs for clients over TLS, beside those in the clear."""
+
+    certificate_file: Path
+    """PEM: the node's private key, then its certificate for 127.0.0.1."""
+    ca_file: Path
+    """PEM: who may have signed the certificates of clients."""
+    user: str
+    password: str
+
+
 class _Node(msgspec.Struct, frozen=True, kw_only=True):
     """The content of the pid file."""
 
@@ -73,9 +84,22 @@ class LocalKafka:
         Port for clients on 127.0.0.1; 0 takes a free one.
     tell : callable
         Receives progress as text, one line a call.
+    secure : SecureListeners, optional
+        Listen for clients with a certificate at `ssl_address`, and for those with a password at
+        `sasl_address` too.
     """
 
-    def __init__(self, run_dir: Path, *, port: int = 0, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        port: int = 0,
+        tell: Callable[[str], None] = lambda _: None,
+        secure: SecureListeners | None = None,
+    ) -> None:
+        self.ssl_address = f"127.0.0.1:{free_port()}"
+        self.sasl_address = f"127.0.0.1:{free_port()}"
+        self._secure = secure
         self.run_dir = run_dir.resolve()
         self._port = port
         self._tell = tell
@@ -157,14 +181,36 @@ class LocalKafka:
         ports = {"broker_port": port, "controller_port": free_port()}
         for name, value in {**ports, "data_dir": data_dir}.items():
             text = text.replace(f"{{{name}}}", str(value))
+        if self._secure is not None:
+            text = self._add_listeners(text, self._secure)
         config = self.run_dir / "server.properties"
         config.write_text(text, encoding="utf-8")
         if not (data_dir / "meta.properties").exists():
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             # With `=`: an id may begin with a dash, which would be read as another option.
             tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(config)]
+            if self._secure is not None:
+                who = f"name={self._secure.user},password={self._secure.password}"
+                tool += [f"--add-scram=SCRAM-SHA-{size}=[{who}]" for size in (256, 512)]
             _run([java, "-cp", f"{jars}/*", *tool], "formatting Kafka's storage", 60.0)
         return config
+
+    def _add_listeners(self, text: str, secure: SecureListeners) -> str:
+        more = f",SSL://{self.ssl_address},SASL_SSL://{self.sasl_address}"
+        text = re.sub(r"^((?:advertised\.)?listeners=.*)$", rf"\1{more}", text, flags=re.MULTILINE)
+        text = text.replace("CONTROLLER:PLAINTEXT,", "CONTROLLER:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL,")
+        login = "org.apache.kafka.common.security"
+        users = f'username="{secure.user}" password="{secure.password}"'
+        plain = f'{login}.plain.PlainLoginModule required {users} user_{secure.user}="{secure.password}";'
+        scram = f"{login}.scram.ScramLoginModule required;"
+        return text + "\n".join([
+            "", "ssl.keystore.type=PEM", f"ssl.keystore.location={secure.certificate_file}",
+            "ssl.truststore.type=PEM", f"ssl.truststore.location={secure.ca_file}",
+            "listener.name.ssl.ssl.client.auth=required",
+            "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
+            f"listener.name.sasl_ssl.plain.sasl.jaas.config={plain}",
+            *(f"listener.name.sasl_ssl.scram-sha-{size}.sasl.jaas.config={scram}" for size in (256, 512)), "",
+        ])  # fmt: skip
 
     def _launch(self, java: str, jars: Path, config: Path, port: int) -> _Node:
         options = [f"-Xmx{HEAP}", f"-Xms{HEAP}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]

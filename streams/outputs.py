@@ -79,6 +79,7 @@ class OutputWriter:
         """Connect. Raises KafkaError."""
         self._producer = AIOKafkaProducer(
             bootstrap_servers=self._settings.kafka,
+            **self._settings.kafka_security.client_arguments(),
             enable_idempotence=True,
             acks="all",
             linger_ms=_LINGER_MS,
@@ -161,7 +162,7 @@ class OutputWriter:
                 start = since.get(topic, 0)
                 starts[self._settings.topic(topic), partition] = start
                 self._positions[topic, partition] = self._replay_starts[topic, partition] = start
-        async for record in read_to_end(self._settings.kafka, starts):
+        async for record in read_to_end(self._settings.kafka, starts, security=self._settings.kafka_security):
             place = (self._names[record.topic], record.partition)
             self._positions[place] = record.offset + 1
             self._written.setdefault(place, set()).update(_ids(record.headers))

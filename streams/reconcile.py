@@ -54,9 +54,11 @@ class ReconcileLoop:
         self.reconciler = Reconciler(self._table, limit_ms)
         self._clock = clock or SystemClock()
         self._commands = settings.topic("commands")
-        self._bus = KafkaBus(settings.kafka)
+        self._bus = KafkaBus(settings.kafka, security=settings.kafka_security)
         topics = [settings.topic("acks"), self._commands]
-        self.follower = TopicFollower(settings.kafka, topics, self._take, self._tick)
+        self.follower = TopicFollower(
+            settings.kafka, topics, self._take, self._tick, security=settings.kafka_security
+        )
         self._told: dict[str, int] = {}
 
     def serve_metrics(self, port: int) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
@@ -18,7 +20,9 @@ _SKIP_RECORDS = 8
 """A gap of so many records is worth a fetch of its own: pieces of state are large."""
 
 
-async def read_to_end(bootstrap: str, starts: Mapping[tuple[str, int], int]) -> AsyncIterator[ConsumerRecord]:
+async def read_to_end(
+    bootstrap: str, starts: Mapping[tuple[str, int], int], *, security: KafkaSecurity = PLAINTEXT
+) -> AsyncIterator[ConsumerRecord]:
     """Yield every record of the places (topic, partition) from its start to the end as it stands now.
 
     A start before the oldest record means the oldest. Ends are found by position, not by counting records:
@@ -31,7 +35,7 @@ async def read_to_end(bootstrap: str, starts: Mapping[tuple[str, int], int]) -> 
     """
     if not starts:
         return
-    consumer = open_reader(bootstrap)
+    consumer = open_reader(bootstrap, security=security)
     await consumer.start()
     try:
         places = {TopicPartition(*place): offset for place, offset in starts.items()}
@@ -52,7 +56,7 @@ async def read_to_end(bootstrap: str, starts: Mapping[tuple[str, int], int]) -> 
 
 
 async def read_offsets(
-    bootstrap: str, place: tuple[str, int], offsets: Sequence[int]
+    bootstrap: str, place: tuple[str, int], offsets: Sequence[int], *, security: KafkaSecurity = PLAINTEXT
 ) -> AsyncIterator[ConsumerRecord]:
     """Yield the records of one place (topic, partition) at rising offsets, those that are there still.
 
@@ -63,7 +67,7 @@ async def read_offsets(
     KafkaError
         If the brokers cannot be reached.
     """
-    reader = open_reader(bootstrap, check_crcs=False)
+    reader = open_reader(bootstrap, security=security, check_crcs=False)
     await reader.start()
     try:
         at = TopicPartition(*place)
@@ -85,7 +89,9 @@ async def read_offsets(
         await reader.stop()
 
 
-async def log_bounds(bootstrap: str, places: list[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, int]]:
+async def log_bounds(
+    bootstrap: str, places: list[tuple[str, int]], *, security: KafkaSecurity = PLAINTEXT
+) -> dict[tuple[str, int], tuple[int, int]]:
     """Return, by place, the oldest offset still there and the offset the next record will get.
 
     Raises
@@ -93,7 +99,7 @@ async def log_bounds(bootstrap: str, places: list[tuple[str, int]]) -> dict[tupl
     KafkaError
         If the brokers cannot be reached.
     """
-    consumer = open_reader(bootstrap)
+    consumer = open_reader(bootstrap, security=security)
     await consumer.start()
     try:
         wanted = [TopicPartition(*place) for place in places]
@@ -103,9 +109,9 @@ async def log_bounds(bootstrap: str, places: list[tuple[str, int]]) -> dict[tupl
         await consumer.stop()
 
 
-async def count_partitions(bootstrap: str, topic: str) -> int:
+async def count_partitions(bootstrap: str, topic: str, *, security: KafkaSecurity = PLAINTEXT) -> int:
     """Return how many partitions a topic has; 1 if it is not known. Raises KafkaError."""
-    consumer = open_reader(bootstrap)
+    consumer = open_reader(bootstrap, security=security)
     await consumer.start()
     try:
         consumer.subscribe([topic])
@@ -116,7 +122,7 @@ async def count_partitions(bootstrap: str, topic: str) -> int:
 
 
 async def committed_offsets(
-    bootstrap: str, group: str, places: list[tuple[str, int]]
+    bootstrap: str, group: str, places: list[tuple[str, int]], *, security: KafkaSecurity = PLAINTEXT
 ) -> dict[tuple[str, int], int | None]:
     """Return, by place, the next offset that a group will read, or None where it committed nothing.
 
@@ -125,7 +131,12 @@ async def committed_offsets(
     KafkaError
         If the brokers cannot be reached.
     """
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, group_id=group, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap,
+        group_id=group,
+        enable_auto_commit=False,
+        **security.client_arguments(),
+    )
     await consumer.start()
     try:
         return {place: await consumer.committed(TopicPartition(*place)) for place in places}
@@ -133,7 +144,7 @@ async def committed_offsets(
         await consumer.stop()
 
 
-def open_reader(bootstrap: str, *, check_crcs: bool = True) -> Any:
+def open_reader(bootstrap: str, *, security: KafkaSecurity = PLAINTEXT, check_crcs: bool = True) -> Any:
     """Return an aiokafka consumer without a group, not yet started."""
     return AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
@@ -141,4 +152,5 @@ def open_reader(bootstrap: str, *, check_crcs: bool = True) -> Any:
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=_FETCH_BYTES,
         check_crcs=check_crcs,
+        **security.client_arguments(),
     )

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from detectors.engine import EngineSettings
+from sinks.kafkasecurity import KafkaSecurity
 from sinks.records import Mode  # noqa: TC001 - msgspec reads the annotations at run time
 from sinks.yamlfile import explain_form, read_config
 from streams.errors import SettingsError
@@ -105,6 +106,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     kafka: Annotated[str, Meta(pattern=r"^[^\s,]+:\d+(,[^\s,]+:\d+)*$")] = "127.0.0.1:9092"
     """Bootstrap servers, `host:port`, several separated by commas."""
+    kafka_security: KafkaSecurity = KafkaSecurity()
     topic_prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{0,128}$")] = "modelwarden."
     """Stands before the name of every topic."""
     consumer_group: Annotated[str, Meta(min_length=1, max_length=128)] = "modelwarden"

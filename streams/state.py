@@ -274,12 +274,12 @@ class FencedState:
         _log.info("worker_ready", partitions=sorted(mine), restored=new, generation=generation)
 
     async def _restore(self, partitions: list[int], generation: int) -> dict[int, PartitionState]:
-        kafka = self._settings.kafka
+        kafka, security = self._settings.kafka, self._settings.kafka_security
         places = [(topic, partition) for topic in self.topics for partition in partitions]
         # Before the snapshots: what is committed was stored, so one of those that are read next has it.
-        committed = await committed_offsets(kafka, self._settings.consumer_group, places)
-        bounds = await log_bounds(kafka, places)
-        self._partition_count = await count_partitions(kafka, self.events_topic)
+        committed = await committed_offsets(kafka, self._settings.consumer_group, places, security=security)
+        bounds = await log_bounds(kafka, places, security=security)
+        self._partition_count = await count_partitions(kafka, self.events_topic, security=security)
         states: dict[int, PartitionState] = {}
         since: dict[int, dict[str, int]] = {}
         held: dict[int, tuple[Output, ...]] = {}

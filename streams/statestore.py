@@ -99,6 +99,7 @@ class StateStore:
         """Connect. Raises KafkaError."""
         self._producer = AIOKafkaProducer(
             bootstrap_servers=self._settings.kafka,
+            **self._settings.kafka_security.client_arguments(),
             enable_idempotence=True,
             acks="all",
             max_batch_size=_BATCH_BYTES,
@@ -180,10 +181,16 @@ class StateStore:
         """
         found = {partition: Found(partition) for partition in partitions}
         # Looked at first: whoever writes parts has written a plan before.
-        bounds = await log_bounds(self._settings.kafka, [(self._parts_topic, p) for p in found])
+        bounds = await log_bounds(
+            self._settings.kafka,
+            [(self._parts_topic, p) for p in found],
+            security=self._settings.kafka_security,
+        )
         records: dict[int, dict[bytes, Manifest | Plan]] = {partition: {} for partition in found}
         places = {(self._records_topic, partition): 0 for partition in found}
-        async for message in read_to_end(self._settings.kafka, places):
+        async for message in read_to_end(
+            self._settings.kafka, places, security=self._settings.kafka_security
+        ):
             key = message.key or b""
             records[message.partition].pop(key, None)
             found[message.partition].keys.discard(key)
@@ -210,7 +217,7 @@ class StateStore:
 
     async def _refuse_without_manifest(self, starts: Mapping[tuple[str, int], int]) -> None:
         """Refuse state without any manifest: of format 1, or orphaned; an empty topic is a beginning."""
-        async for record in read_to_end(self._settings.kafka, starts):
+        async for record in read_to_end(self._settings.kafka, starts, security=self._settings.kafka_security):
             if record.value is None:
                 continue
             if record.value[:2] == _FORMAT_1 and len(record.key) == _FORMAT_1_KEY_BYTES:
@@ -248,7 +255,12 @@ class StateStore:
         """Read the parts that a manifest names; None, and a line in the log, if one is missing or damaged."""
         offsets = sorted(offset for entry in manifest.parts.values() for offset in entry.offsets)
         place = (self._parts_topic, partition)
-        found = [record async for record in read_offsets(self._settings.kafka, place, offsets)]
+        found = [
+            record
+            async for record in read_offsets(
+                self._settings.kafka, place, offsets, security=self._settings.kafka_security
+            )
+        ]
         pieces = {record.offset: record.value for record in found if record.value is not None}
         parts = await asyncio.to_thread(_join, manifest.parts, pieces)
         wrong = [name for name, part in parts.items() if part is None]

@@ -122,8 +122,8 @@ def _topics(settings: Settings) -> Any:
     from streams.bus.kafka import KafkaBus  # noqa: PLC0415 - kafka-python is slow to import
     from streams.topics import check_topics  # noqa: PLC0415
 
-    reports = check_topics(settings.kafka, prefix=settings.topic_prefix)
-    bus = KafkaBus(settings.kafka, timeout_s=5.0)
+    reports = check_topics(settings.kafka, security=settings.kafka_security, prefix=settings.topic_prefix)
+    bus = KafkaBus(settings.kafka, timeout_s=5.0, security=settings.kafka_security)
     try:
         ends = {r.topic: bus.end_offsets(r.topic) for r in reports if r.ok}
     finally:

@@ -15,6 +15,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
+from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
 from streams.errors import ModelwardenError
 
 if TYPE_CHECKING:
@@ -91,12 +92,13 @@ class TopicReport(msgspec.Struct, frozen=True, kw_only=True):
 def create_topics(
     bootstrap: str,
     *,
+    security: KafkaSecurity = PLAINTEXT,
     prefix: str = DEFAULT_PREFIX,
     partitions: int = DEFAULT_PARTITIONS,
     replication: int = 1,
 ) -> list[TopicReport]:
     """Make the topics that are missing, then check all. Raises TopicError."""
-    with _admin(bootstrap) as admin:
+    with _admin(bootstrap, security) as admin:
         there = set(admin.list_topics())
         missing = [
             _new_topic(s, prefix, partitions, replication) for s in TOPICS if prefix + s.name not in there
@@ -123,16 +125,22 @@ def _create(admin: Any, topic: Any) -> bool:
 
 
 def check_topics(
-    bootstrap: str, *, prefix: str = DEFAULT_PREFIX, partitions: int | None = None
+    bootstrap: str,
+    *,
+    security: KafkaSecurity = PLAINTEXT,
+    prefix: str = DEFAULT_PREFIX,
+    partitions: int | None = None,
 ) -> list[TopicReport]:
     """Compare every topic with what it must be; by default as many partitions as `events`."""
-    with _admin(bootstrap) as admin:
+    with _admin(bootstrap, security) as admin:
         return _check(admin, prefix, partitions)
 
 
-def require_topics(bootstrap: str, *, prefix: str = DEFAULT_PREFIX) -> None:
+def require_topics(
+    bootstrap: str, *, security: KafkaSecurity = PLAINTEXT, prefix: str = DEFAULT_PREFIX
+) -> None:
     """Raise TopicError, with what to do, if a topic is not what a worker needs."""
-    wrong = [report for report in check_topics(bootstrap, prefix=prefix) if not report.ok]
+    wrong = [report for report in check_topics(bootstrap, security=security, prefix=prefix) if not report.ok]
     if wrong:
         more = f" (and {len(wrong) - 1} more: `modelwarden topics check`)" if len(wrong) > 1 else ""
         raise TopicError(f"topic {wrong[0].topic}", wrong[0].finding + more, "Then start the worker again")
@@ -187,20 +195,22 @@ def _cleanup_policies(admin: Any, names: list[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _admin(bootstrap: str) -> Iterator[Any]:
+def _admin(bootstrap: str, security: KafkaSecurity) -> Iterator[Any]:
     """Connect, and turn the library's errors into ours."""
     client: Any = None
+    arguments = security.client_arguments()
     try:
         client = KafkaAdminClient(
             bootstrap_servers=bootstrap.split(","),
             bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS,
             request_timeout_ms=_REQUEST_TIMEOUT_MS,
+            **arguments,
         )
         yield client
     except (KafkaError, OSError) as error:
         raise TopicError(
             f"Kafka at {bootstrap}",
-            f"{type(error).__name__} {error}",
+            security.explain(bootstrap) or f"{type(error).__name__} {error}",
             "Check the address and that the broker runs, or start one with `modelwarden kafka up`",
         ) from error
     finally:

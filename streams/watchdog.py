@@ -31,6 +31,7 @@ from streams.recovery import log_bounds
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from sinks.kafkasecurity import KafkaSecurity
     from streams.settings import WatchdogSettings
 
     Bounds = Mapping[tuple[str, int], tuple[int, int]]
@@ -202,6 +203,6 @@ def container_limit_bytes() -> int | None:
     return None
 
 
-async def ask_bounds(bootstrap: str, places: list[tuple[str, int]]) -> Bounds:
+async def ask_bounds(bootstrap: str, security: KafkaSecurity, places: list[tuple[str, int]]) -> Bounds:
     """Ask the brokers over a connection of its own. Raises KafkaError."""
-    return await log_bounds(bootstrap, places) if places else {}
+    return await log_bounds(bootstrap, places, security=security) if places else {}

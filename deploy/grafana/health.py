@@ -23,11 +23,11 @@ ROWS: Rows = (
             ),
             number(
                 9,
-                "Work shed",
-                "Steps left out to keep up; 0 is none",
-                "short",
-                ("max(modelwarden_shed_level)", ""),
-                red=1,
+                "Enforcers' last contact",
+                "Since Kafka last answered a serving layer's enforcer; the worst of them",
+                "s",
+                ("max(modelwarden_enforcer_contact_age_seconds)", ""),
+                red=60,
             ),
             number(
                 12,

@@ -58,7 +58,7 @@ LOAD_TEST: tuple[tuple[Matcher, ...], ...] = (
     (
         Matcher(
             "alertname",
-            "Modelwarden(Lag.+|WorkShed|DetectionSlow|AlertSurge|FlaggedKeysLeftOut)",
+            "Modelwarden(Lag.+|DetectionSlow|AlertSurge|FlaggedKeysLeftOut)",
             is_regex=True,
             is_equal=True,
         ),

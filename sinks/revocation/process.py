@@ -10,6 +10,7 @@ from prometheus_client import start_http_server
 
 from sinks.allowlist import Allowlist
 from sinks.errors import SigningError
+from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
 from sinks.metrics import catalogue
 from sinks.metrics.instruments import Instruments
 from sinks.revocation.outbox import Outbox
@@ -33,6 +34,7 @@ async def run_revoker(  # noqa: PLR0913 - each is one thing that an operator dec
     adapter: Adapter,
     *,
     kafka: str,
+    security: KafkaSecurity = PLAINTEXT,
     prefix: str,
     trusted_keys: Path,
     outbox_path: Path,
@@ -51,7 +53,7 @@ async def run_revoker(  # noqa: PLR0913 - each is one thing that an operator dec
     allowlist = Allowlist(keys.keys)
     table = CommandTable(keys.keys, allowlist=allowlist)
     outbox = Outbox(outbox_path)
-    acks = Outlet(kafka, f"{prefix}acks")
+    acks = Outlet(kafka, f"{prefix}acks", security=security)
 
     def tell(told: Acknowledgement) -> None:
         acks.put((told.key or "").encode(), msgspec.json.encode(told))
@@ -74,7 +76,9 @@ async def run_revoker(  # noqa: PLR0913 - each is one thing that an operator dec
             table.trust(changed)
         revoker.maintain()
 
-    follower = TopicFollower(kafka, [f"{prefix}allowlist", f"{prefix}commands"], take, tick)
+    follower = TopicFollower(
+        kafka, [f"{prefix}allowlist", f"{prefix}commands"], take, tick, security=security
+    )
     measuring = asyncio.create_task(_measure(revoker, outbox, metrics_port))
     acks.start()
     follower.start()

@@ -26,12 +26,13 @@ from weakref import WeakSet
 from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 
+from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
 from sinks.serving.event import encode_event
 from sinks.serving.formats import COLUMNS, FORMAT_HEADER, encode_columns
 from sinks.serving.producer import TIMEOUT_MS, connect_producer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from sinks.records import ServingEvent
 
@@ -62,8 +63,8 @@ class Emitter:
         How long an event may wait for others, 5 to 20.
     queued : int
         Events kept while the brokers are away.
-    client : mapping, optional
-        More settings of kafka-python's producer, such as those of TLS and SASL.
+    security : KafkaSecurity
+        How the brokers are reached.
 
     Attributes
     ----------
@@ -81,14 +82,14 @@ class Emitter:
         event_format: Format = "columns",
         linger_ms: float = DEFAULT_LINGER_MS,
         queued: int = DEFAULT_QUEUED,
-        client: Mapping[str, Any] | None = None,
+        security: KafkaSecurity = PLAINTEXT,
     ) -> None:
         self._kafka = kafka
         self._topic = topic
         self._format = event_format
         self._linger_s = linger_ms / 1000
         self._limit = queued
-        self._client = dict(client or {})
+        self._client = security.client_arguments()
         self._is_open = False
         self._begin()
         _emitters.add(self)

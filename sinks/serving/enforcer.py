@@ -13,6 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sinks.errors import SigningError
+from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
 from sinks.records import Acknowledgement
 from sinks.serving.clock import now_ms
 from sinks.serving.follower import TopicFollower
@@ -62,6 +63,8 @@ class Enforcer:
         The table's own; kept up to date.
     keys : WatchedKeys, optional
         Looked at now and then; the table goes on with what is trusted now.
+    security : KafkaSecurity
+        How the brokers are reached.
     clock : callable
         Milliseconds since 1970.
     """
@@ -78,6 +81,7 @@ class Enforcer:
         stale_s: float = DEFAULT_STALE_S,
         allowlist: Allowlist | None = None,
         keys: WatchedKeys | None = None,
+        security: KafkaSecurity = PLAINTEXT,
         clock: Callable[[], int] = now_ms,
     ) -> None:
         self.table = table
@@ -85,7 +89,7 @@ class Enforcer:
         self.counts: Counter[str] = Counter()
         """Records by outcome: `enforced`, `repeated`, `expired`, each `Refusal`; commands `lifted`; of the
         allowlist, `allowed` and `allow_refused`."""
-        self.follower = TopicFollower(kafka, topics, self._take, self._maintain)
+        self.follower = TopicFollower(kafka, topics, self._take, self._maintain, security=security)
         self._commands_topic = topics[0]
         self._allowlist = allowlist
         self._keys = keys

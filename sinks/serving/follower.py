@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
+from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -41,6 +43,8 @@ class TopicFollower:
         Takes each record (kafka-python's), in order within a partition.
     on_tick : callable
         Called a few times a second, brokers or not.
+    security : KafkaSecurity
+        How the brokers are reached.
     """
 
     def __init__(
@@ -49,12 +53,15 @@ class TopicFollower:
         topics: Sequence[str],
         on_record: Callable[[Any], object],
         on_tick: Callable[[], object] = lambda: None,
+        *,
+        security: KafkaSecurity = PLAINTEXT,
     ) -> None:
         self.failures = 0
         """Times that the brokers could not be reached."""
         self._kafka = kafka
         self._topics = tuple(topics)
         self._on_record = on_record
+        self._client = security.client_arguments()
         self._on_tick = on_tick
         self._contact_s = -float("inf")
         self._tick_s = -float("inf")
@@ -111,6 +118,7 @@ class TopicFollower:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             allow_auto_create_topics=False,
+            **self._client,
         )
         try:
             self._seek(consumer)

@@ -13,6 +13,7 @@ from typing import Any
 
 from kafka.errors import KafkaError
 
+from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
 from sinks.serving.producer import TIMEOUT_MS, connect_producer
 
 DEFAULT_QUEUED = 10_000
@@ -37,15 +38,20 @@ class Outlet:
         With its prefix.
     queued : int
         Records kept while the brokers are away.
+    security : KafkaSecurity
+        How the brokers are reached.
     """
 
-    def __init__(self, kafka: str, topic: str, *, queued: int = DEFAULT_QUEUED) -> None:
+    def __init__(
+        self, kafka: str, topic: str, *, queued: int = DEFAULT_QUEUED, security: KafkaSecurity = PLAINTEXT
+    ) -> None:
         self.stored = 0
         self.dropped = 0
         """Records that did not fit, or that the brokers refused."""
         self._kafka = kafka
         self._topic = topic
         self._limit = queued
+        self._client = security.client_arguments()
         self._queue: deque[tuple[bytes, bytes]] = deque()
         self._in_flight = 0
         self._lock = threading.Lock()
@@ -93,7 +99,7 @@ class Outlet:
                 producer.close(timeout=TIMEOUT_MS / 1000)
 
     def _connect(self) -> Any:
-        return connect_producer(self._kafka, delivery_timeout_ms=2 * TIMEOUT_MS, linger_ms=2)
+        return connect_producer(self._kafka, delivery_timeout_ms=2 * TIMEOUT_MS, linger_ms=2, **self._client)
 
     def _send(self, producer: Any) -> None:
         """Send until told to stop and nothing is left."""

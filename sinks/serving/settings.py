@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from sinks.errors import ModelwardenError
+from sinks.kafkasecurity import KafkaSecurity
 from sinks.records import Action, Name  # noqa: TC001 - msgspec reads the annotations at run time
 from sinks.serving.commands import DEFAULT_MAX_SKEW_MS
 from sinks.serving.enforcer import DEFAULT_FAIL_OPEN, DEFAULT_STALE_S
@@ -32,6 +33,7 @@ class ServingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Name of the served model, in events and in commands about it."""
     kafka: Annotated[str, Meta(pattern=r"^[^\s,]+:\d+(,[^\s,]+:\d+)*$")] = "127.0.0.1:9092"
     """Bootstrap servers, `host:port`, several separated by commas."""
+    kafka_security: KafkaSecurity = KafkaSecurity()
     topic_prefix: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{0,128}$")] = "modelwarden."
     """Stands before the name of every topic, as at the workers."""
     key_secret_file: Path
@@ -85,7 +87,7 @@ def load_serving_settings(path: Path) -> ServingSettings:
     try:
         settings: ServingSettings = msgspec.convert(read_config(path), ServingSettings, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
-        why = explain_form(error, ServingSettings.__struct_fields__)
+        why = explain_form(error, (*ServingSettings.__struct_fields__, *KafkaSecurity.__struct_fields__))
         raise ServingSettingsError(f"settings file {path}", why, "Correct or remove that field") from error
     return settings
 

@@ -137,9 +137,14 @@ class Warden:
         self.reference = KeyReferences(secret, settings.key_epoch)
         """Returns the reference that stands for an API key. Raises ValueError for an empty key."""
         self._watermark_secret = hmac.digest(secret, b"mw-watermark-secret", "sha256")
-        self.events = Emitter(settings.kafka, settings.topic("events"), queued=settings.queued_events)
+        self.events = Emitter(
+            settings.kafka,
+            settings.topic("events"),
+            queued=settings.queued_events,
+            security=settings.kafka_security,
+        )
         self.observer = Observer(settings.model, self.events, self._count_unobserved)
-        self.acks = Outlet(settings.kafka, settings.topic("acks"))
+        self.acks = Outlet(settings.kafka, settings.topic("acks"), security=settings.kafka_security)
         keys = WatchedKeys(settings.trusted_keys)
         allowlist = Allowlist(keys.keys)
         table = CommandTable(
@@ -152,6 +157,7 @@ class Warden:
         self.enforcer = Enforcer(
             table,
             kafka=settings.kafka,
+            security=settings.kafka_security,
             topics=(settings.topic("commands"), settings.topic("allowlist")),
             name=settings.enforcer_name,
             acknowledge=self._acknowledge,

@@ -63,7 +63,7 @@ class PolicyFeed:
 
     async def catch_up(self) -> PolicyInForce | None:
         """Connect and return what the topics say now, if they say anything. Raises KafkaError."""
-        self._reader = open_reader(self._settings.kafka)
+        self._reader = open_reader(self._settings.kafka, security=self._settings.kafka_security)
         await self._reader.start()
         self._reader.assign(list(self._places))
         await self._reader.seek_to_beginning(*self._places)

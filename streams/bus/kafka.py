@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 
+from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
 from streams.bus.base import BusError, Headers, Message
 
 if TYPE_CHECKING:
@@ -27,10 +28,16 @@ class KafkaBus:
         `host:port`, several separated by commas.
     timeout_s : float
         How long any one call may wait for the brokers.
+    security : KafkaSecurity
+        How they are reached. Raises KafkaSecurityError if its files cannot be used.
     """
 
-    def __init__(self, bootstrap: str, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, bootstrap: str, *, timeout_s: float = 10.0, security: KafkaSecurity = PLAINTEXT
+    ) -> None:
         self._bootstrap = bootstrap
+        self._security = security
+        self._client = security.client_arguments()
         self._timeout_ms = int(timeout_s * 1000)
         self._producer: Any = None
         self._metadata: Any = None
@@ -181,6 +188,7 @@ class KafkaBus:
             auto_offset_reset="earliest",
             allow_auto_create_topics=False,
             max_partition_fetch_bytes=_MAX_BYTES,
+            **self._client,
             **settings,
         )
 
@@ -201,6 +209,7 @@ class KafkaBus:
                 allow_auto_create_topics=False,
                 linger_ms=5,
                 acks="all",
+                **self._client,
             )
         return self._producer
 
@@ -224,7 +233,8 @@ class KafkaBus:
         try:
             yield
         except (KafkaError, OSError) as error:
-            raise BusError(self._unreachable(doing, f"{type(error).__name__} {error}".strip())) from error
+            why = self._security.explain(self._bootstrap) or f"{type(error).__name__} {error}".strip()
+            raise BusError(self._unreachable(doing, why)) from error
 
 
 def _message(record: Any) -> Message:

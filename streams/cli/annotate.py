@@ -58,7 +58,7 @@ def command(  # noqa: PLR0913 - one parameter per option
     from streams.cli.grafana import connect  # noqa: PLC0415 - same
 
     companion = Companion("annotate", _STUCK_S)
-    bus = KafkaBus(settings.kafka)
+    bus = KafkaBus(settings.kafka, security=settings.kafka_security)
     try:
         with connect(url, token_file) as client, companion.serving(metrics_host, metrics_port):
             run(bus, settings, client, spool, companion)

@@ -58,7 +58,7 @@ def command(  # noqa: PLR0913 - one parameter per option
         do = "Use --model with one that has a reference"
         raise ModelwardenError("canary", "no model is named, and the settings name no references", do)
     companion = Companion("canary", stuck_s=3 * every_s + 60)
-    bus = KafkaBus(settings.kafka)
+    bus = KafkaBus(settings.kafka, security=settings.kafka_security)
     try:
         canary = Canary(bus, settings, models, companion.instruments, SystemClock())
         if once:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from streams.cli.output import examples, print_json, print_rows
 from streams.cli.place import Wanted, filter_options, flatten, one_by_id, place_options, read_findings
-from streams.cli.sign import act_on, find_decision, open_desk, signing_options
+from streams.cli.sign import act_on, find_decision, open_desk, read_settings, signing_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,13 +96,18 @@ def show(
     ),
 )
 @filter_options
-@place_options
+@partial(place_options, default="none, but the brokers")
 def pending(
     *, run_dir: Path | None, kafka: str | None, settings_file: Path | None, output: str, **wanted: Any
 ) -> None:
-    """List decisions that wait for a person's approval, and until when."""
+    """List decisions that wait for a person's approval, and until when: on the brokers, or in a run's folder.
+
+    Without --run, from the brokers of the settings, where `decisions approve` sends the answer.
+    """
     from streams.clock import SystemClock  # noqa: PLC0415 - --help need not wait for it
 
+    if run_dir is None and kafka is None:
+        kafka = read_settings(None, settings_file).kafka
     found = read_findings(run_dir, kafka, settings_file)
     now_ms = SystemClock().now_ms()
     settled = {decision.follows for decision in found.decisions if decision.withheld is None}

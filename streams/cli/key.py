@@ -168,7 +168,7 @@ def _read(*, reference: str, run_dir: Path | None, kafka: str | None, settings_f
     from streams.settings import load_settings  # noqa: PLC0415
 
     settings = load_settings(settings_file, {**os.environ, "MODELWARDEN_KAFKA": kafka})
-    bus = KafkaBus(settings.kafka)
+    bus = KafkaBus(settings.kafka, security=settings.kafka_security)
     try:
         return read_topics(bus, settings, reference)
     finally:

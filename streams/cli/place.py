@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 DEFAULT_RUNS = Path("run")
 
 
-def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `--run`, `--kafka`, `--settings` and `-o`."""
+def place_options(function: Callable[..., Any], default: str = "the newest in ./run") -> Callable[..., Any]:
+    """Give a command `--run`, `--kafka`, `--settings` and `-o`; `default` says what is read without them."""
     for option in (
         click.option("--run", "--from", "run_dir", type=click.Path(file_okay=False, path_type=Path),
-                     metavar="DIR", help="A run's folder.  [default: the newest in ./run]"),
+                     metavar="DIR", help=f"A run's folder.  [default: {default}]"),
         click.option("--kafka", metavar="HOST:PORT", help="Read the topics there instead."),
         click.option("--settings", "settings_file", type=click.Path(path_type=Path),
                      envvar="MODELWARDEN_SETTINGS", help="Settings file; with --kafka, names the topics."),
@@ -108,7 +108,7 @@ def read_findings(run_dir: Path | None, kafka: str | None, settings_file: Path |
     from streams.settings import load_settings  # noqa: PLC0415
 
     settings = load_settings(settings_file, {**os.environ, "MODELWARDEN_KAFKA": kafka})
-    bus = KafkaBus(settings.kafka)
+    bus = KafkaBus(settings.kafka, security=settings.kafka_security)
     try:
         return read_topics(bus, settings)
     finally:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from detectors.reference import ModelReference
+    from sinks.kafkasecurity import KafkaSecurity
     from sinks.policyfile import Policy
     from streams.bus.kafka import KafkaBus
     from streams.cli.progress import Stop
@@ -163,7 +164,7 @@ class ReplayJob:
             replay.files(self.paths, self.settings.max_message_bytes, last=alert.offset + 1)
         else:
             place = msgspec.structs.replace(self.topic, last=alert.offset + 1)
-            with _open_bus(place) as bus:
+            with _open_bus(place, self.settings.kafka_security) as bus:
                 replay.topic(bus, place, partition=alert.partition)
         return compare_records(found, alert, replay.collected)
 
@@ -174,7 +175,7 @@ class ReplayJob:
             raise ModelwardenError(
                 "--alert", "nothing says where it was recorded", "Add --run DIR, the folder of the run"
             )
-        with _open_bus(self.topic) as bus:
+        with _open_bus(self.topic, self.settings.kafka_security) as bus:
             return read_topics(bus, msgspec.structs.replace(self.settings, kafka=self.topic.bootstrap))
 
     def _build(self) -> Pipeline:
@@ -193,14 +194,14 @@ class ReplayJob:
             if self.topic is None:
                 replay.files(self.paths, self.settings.max_message_bytes)
             else:
-                with _open_bus(self.topic) as bus:
+                with _open_bus(self.topic, self.settings.kafka_security) as bus:
                     replay.topic(bus, self.topic)
         return replay
 
     def _size(self) -> tuple[int, str]:
         """Return how much there is to read, and in what; 0 if that is not known."""
         if self.topic is not None:
-            with _open_bus(self.topic, timeout_s=ASK_TIMEOUT_S) as bus:
+            with _open_bus(self.topic, self.settings.kafka_security, timeout_s=ASK_TIMEOUT_S) as bus:
                 ranges = topic_ranges(bus, self.topic).values()
             return sum(max(end - first, 0) for first, end in ranges), "events"
         if any(str(path) == STANDARD for path in self.paths):
@@ -209,10 +210,10 @@ class ReplayJob:
 
 
 @contextmanager
-def _open_bus(place: TopicPlace, timeout_s: float = 10.0) -> Iterator[KafkaBus]:
+def _open_bus(place: TopicPlace, security: KafkaSecurity, timeout_s: float = 10.0) -> Iterator[KafkaBus]:
     from streams.bus.kafka import KafkaBus  # noqa: PLC0415 - kafka-python is slow to import
 
-    bus = KafkaBus(place.bootstrap, timeout_s=timeout_s)
+    bus = KafkaBus(place.bootstrap, timeout_s=timeout_s, security=security)
     try:
         yield bus
     finally:

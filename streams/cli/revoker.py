@@ -150,6 +150,7 @@ async def _run(settings: Settings, trusted_keys: Path, adapter: Adapter, options
         stop,
         adapter,
         kafka=settings.kafka,
+        security=settings.kafka_security,
         prefix=settings.topic_prefix,
         trusted_keys=trusted_keys,
         outbox_path=options["outbox"],

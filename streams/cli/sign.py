@@ -79,7 +79,7 @@ def open_publisher(settings: Settings, signer: Signer | None = None) -> Iterator
     from streams.trust import trusted_keys  # noqa: PLC0415
 
     trusted = trusted_keys(settings) or (TrustedKeys(()) if signer is None else trust(signer))
-    bus = KafkaBus(settings.kafka)
+    bus = KafkaBus(settings.kafka, security=settings.kafka_security)
     try:
         yield Publisher(bus, settings, trusted)
     finally:

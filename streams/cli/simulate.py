@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +17,14 @@ from streams.cli.progress import EXIT_INTERRUPTED, show_progress, stop_on_interr
 from streams.clock import SystemClock
 from streams.places import STANDARD, TopicPlace, open_writer, parse_place
 from streams.samples import load_sample
+from streams.settings import load_settings
 from streams.simulate import MAX_EVENTS, Plan, Simulation, names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import Event
+
+    from sinks.kafkasecurity import KafkaSecurity
 
 DEFAULT_EVENTS = 20_000
 TELL_EVERY = 500
@@ -111,8 +115,23 @@ _MIN_WAIT_S = 0.002
     metavar="FILE",
     help="Write what each key really is, as JSON.",
 )
+@click.option(
+    "--settings",
+    "settings_file",
+    type=click.Path(path_type=Path),
+    envvar="MODELWARDEN_SETTINGS",
+    help="Settings file; only kafka_security is used, for a topic.",
+)
 @click.option("--list", "show_names", is_flag=True, help="Print the personas and attacks, and stop.")
-def command(*, show_names: bool, to: str, rate: float, labels: Path | None, **options: Any) -> None:
+def command(
+    *,
+    show_names: bool,
+    to: str,
+    rate: float,
+    labels: Path | None,
+    settings_file: Path | None,
+    **options: Any,
+) -> None:
     """Make traffic from real recordings: benign customers of several kinds, and attacks among them.
 
     Keys are re-keyed and re-timed by the seed: the same options give the same bytes. The time in the events
@@ -124,10 +143,11 @@ def command(*, show_names: bool, to: str, rate: float, labels: Path | None, **op
         click.echo(f"attacks:  {', '.join(names(sample, 'attack'))}")
         return
     place = parse_place(to)
+    security = load_settings(settings_file, os.environ).kafka_security
     simulation = Simulation(_plan(rate=rate, **options), sample)
     with stop_on_interrupt() as stop:
         if isinstance(place, TopicPlace):
-            sent = _to_topic(simulation, place, rate, stop)
+            sent = _to_topic(simulation, place, security, rate, stop)
         else:
             with open_writer(place) as file:
                 sent = _send(simulation, _line_writer(file, flush=rate > 0 and to == STANDARD), rate, stop)
@@ -201,11 +221,13 @@ def _words(duration_ms: int) -> str:
     return f"{seconds:.1f} seconds"
 
 
-def _to_topic(simulation: Simulation, place: TopicPlace, rate: float, stop: Event) -> int:
+def _to_topic(
+    simulation: Simulation, place: TopicPlace, security: KafkaSecurity, rate: float, stop: Event
+) -> int:
     # Imported here: kafka-python is slow to import and needed only for topics.
     from streams.bus.kafka import KafkaBus  # noqa: PLC0415
 
-    bus = KafkaBus(place.bootstrap)
+    bus = KafkaBus(place.bootstrap, security=security)
     bus.partition_count(place.topic)
     try:
         # Without the event's own time as the record's: topics expire records by that.

@@ -138,7 +138,7 @@ def _follow_topics(settings: Any) -> Iterator[Findings]:
     from streams.bus.kafka import KafkaBus  # noqa: PLC0415 - see command
     from streams.findings import TopicFollower  # noqa: PLC0415
 
-    bus = KafkaBus(settings.kafka)
+    bus = KafkaBus(settings.kafka, security=settings.kafka_security)
     try:
         follower = TopicFollower(bus, settings)
         while True:

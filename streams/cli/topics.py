@@ -54,7 +54,11 @@ def create(  # noqa: PLR0913 - one parameter per option
     settings = _settings(settings_file, kafka, prefix)
     _show(
         create_topics(
-            settings.kafka, prefix=settings.topic_prefix, partitions=partitions, replication=replication
+            settings.kafka,
+            security=settings.kafka_security,
+            prefix=settings.topic_prefix,
+            partitions=partitions,
+            replication=replication,
         ),
         output,
     )
@@ -68,7 +72,15 @@ def check(
 ) -> None:
     """Compare every topic with what it must be; exit code 1 if one is wrong."""
     settings = _settings(settings_file, kafka, prefix)
-    _show(check_topics(settings.kafka, prefix=settings.topic_prefix, partitions=partitions), output)
+    _show(
+        check_topics(
+            settings.kafka,
+            security=settings.kafka_security,
+            prefix=settings.topic_prefix,
+            partitions=partitions,
+        ),
+        output,
+    )
 
 
 def _settings(path: Path | None, kafka: str | None, prefix: str | None) -> Settings:

@@ -36,5 +36,5 @@ def command(settings_file: Path | None) -> None:
 
     # What cannot work is refused here, in one line; later it would be one among Faust's.
     build_pipeline(settings)
-    require_topics(settings.kafka, prefix=settings.topic_prefix)
+    require_topics(settings.kafka, security=settings.kafka_security, prefix=settings.topic_prefix)
     run_worker(build_app(settings))

@@ -20,11 +20,18 @@ import numpy as np
 from detectors.batch import ABSENT
 from detectors.kernelcache import njit
 from sinks.records import ServingEvent
+from streams.formats.jsonnumbers import (
+    MAX_DIGITS,
+    POWERS,
+    is_space,
+    scan_digits,
+    scan_float,
+    skip_space,
+)
 from streams.formats.sketches import SKETCH_CHARS
 from streams.formats.words import (
     HIGHS,
     ONES,
-    float_bits,
     is_equal,
     load1,
     load8,
@@ -63,12 +70,6 @@ _WORDS = 4
 _NULL = np.uint64(int.from_bytes(b"null", "little"))
 _QUOTES, _BACKSLASHES, _DELETES = (np.uint64(byte) * ONES for byte in (0x22, 0x5C, 0x7F))
 _SPACES = np.uint64(0x20) * ONES
-_MAX_POWER = 37
-_POWERS = 10.0 ** np.arange(_MAX_POWER + 1)
-_EXACT_POWERS = 22
-_MAX_DIGITS = 19
-_NEAR_ULPS = 8
-"""Distance from the middle of two float32, in units of float64, below which the rounding is not sure."""
 
 
 _SIZE, _KIND, _PLACE, _LIMIT, _NULLABLE = range(_WORDS, _WORDS + 5)
@@ -168,7 +169,7 @@ def scan_json(
     )
     follows = np.arange(1, len(_FIELDS) + 1) % len(_FIELDS)
     limits = np.array([earliest_ms, latest_ms, max_bytes], np.int64)
-    _scan(data, starts, sizes, _FIELDS, _POWERS, follows, limits, *scanned)
+    _scan(data, starts, sizes, _FIELDS, POWERS, follows, limits, *scanned)
     return scanned
 
 
@@ -214,7 +215,7 @@ def _scan(
             if load1(at) == 110 and fields[field, _NULLABLE]:  # n
                 at = at + 4 if low_bytes(load8(at), 4) == _NULL else np.int64(-1)
             elif kind == _FLOAT:
-                value, at = _scan_float(at, powers, np.float64(fields[field, _LIMIT]))
+                value, at = scan_float(at, powers, np.float64(fields[field, _LIMIT]))
                 floats[place, row] = value
             elif kind == _SKETCH:
                 wide[_SKETCH_START + place, row] = at + 1 - base
@@ -241,27 +242,9 @@ def _scan(
 
 
 @njit(inline="always")
-def _is_space(byte: Any) -> Any:
-    return byte == 32 or byte == 10 or byte == 13 or byte == 9  # noqa: PLR1714 - a set would be slow
-
-
-@njit(inline="always")
-def _is_end(byte: Any) -> Any:
-    """Tell whether a number may end before this byte."""
-    return byte == 44 or byte == 125 or _is_space(byte)  # noqa: PLR1714 - same
-
-
-@njit(inline="always")
-def _skip_space(at: Any) -> Any:
-    while _is_space(load1(at)):
-        at += 1
-    return at
-
-
-@njit(inline="always")
 def _open_object(at: Any) -> Any:
     """Return the place behind the opening brace, -1 if there is none."""
-    at = _skip_space(at)
+    at = skip_space(at)
     return at + 1 if load1(at) == 123 else np.int64(-1)
 
 
@@ -270,13 +253,13 @@ def _scan_separator(at: Any, end: Any) -> Any:
     """Pass what stands behind a value: the place behind it and whether the object ends; -1 if not sure."""
     if at < 0 or at >= end:
         return np.int64(-1), True
-    at = _skip_space(at)
+    at = skip_space(at)
     if load1(at) == 44:  # ,
         return at + 1, False
     if load1(at) != 125:  # }
         return np.int64(-1), True
     at += 1
-    while at < end and _is_space(load1(at)):
+    while at < end and is_space(load1(at)):
         at += 1
     return at, True
 
@@ -284,7 +267,7 @@ def _scan_separator(at: Any, end: Any) -> Any:
 @njit(inline="always")
 def _scan_name_of_field(at: Any, table: Any, fields: Any, likely: Any) -> Any:
     """Read a field's name and the colon: its number and the place of its value; -1 for that if not sure."""
-    at = _skip_space(at)
+    at = skip_space(at)
     field = likely
     if load1(at) != 34:  # "
         return field, np.int64(-1)
@@ -295,10 +278,10 @@ def _scan_name_of_field(at: Any, table: Any, fields: Any, likely: Any) -> Any:
             field += 1
         if field == fields:
             return likely, np.int64(-1)
-    at = _skip_space(at + np.int64(load8(table + 8 * (_COLUMNS * field + _SIZE))))
+    at = skip_space(at + np.int64(load8(table + 8 * (_COLUMNS * field + _SIZE))))
     if load1(at) != 58:  # :
         return field, np.int64(-1)
-    return field, _skip_space(at + 1)
+    return field, skip_space(at + 1)
 
 
 @njit(inline="always")
@@ -318,90 +301,16 @@ def _skip_sketch(at: Any, end: Any) -> Any:
 @njit(inline="always")
 def _scan_integer(at: Any, kind: Any, limit: Any) -> Any:
     """Read a whole number and its end; -1 for the place where it is not sure."""
-    digits, value, at = _scan_digits(at)
+    digits, value, at = scan_digits(at)
     if kind == _SCHEMA:
         is_sure = digits == 1 and value == np.uint64(1)
     elif kind == _TIME:
         is_sure = 0 < digits <= 15
     elif kind == _PREFIX:
-        is_sure = 0 < digits <= _MAX_DIGITS and value <= np.uint64(0x7FFFFFFFFFFFFFFF)
+        is_sure = 0 < digits <= MAX_DIGITS and value <= np.uint64(0x7FFFFFFFFFFFFFFF)
     else:
         is_sure = 0 < digits <= 10 and value <= np.uint64(limit)
     return value, at if is_sure else np.int64(-1)
-
-
-@njit(inline="always")
-def _scan_digits(at: Any) -> Any:
-    """Read a whole number: how many digits, its value, and the place behind; no digits if not sure."""
-    value, start = np.uint64(0), at
-    while 48 <= load1(at) <= 57 and at - start <= _MAX_DIGITS:
-        value = value * np.uint64(10) + np.uint64(load1(at) - 48)
-        at += 1
-    digits = at - start
-    is_sure = _is_end(load1(at)) and (load1(start) != 48 or digits == 1)
-    return digits if is_sure else np.int64(0), value, at
-
-
-@njit(inline="always")
-def _add_digits(at: Any, mantissa: Any, digits: Any) -> Any:
-    """Read digits into a mantissa of at most 20 of them, zeros before the first other digit not counted."""
-    while 48 <= load1(at) <= 57 and digits <= _MAX_DIGITS:
-        mantissa = mantissa * np.uint64(10) + np.uint64(load1(at) - 48)
-        digits += np.int64(mantissa != 0)
-        at += 1
-    return mantissa, digits, at
-
-
-@njit(inline="always")
-def _scan_exponent(at: Any) -> Any:
-    """Read what follows an `e`: the power of ten and the place behind; 100 if it is malformed or large."""
-    is_negative = load1(at) == 45  # -
-    if is_negative or load1(at) == 43:  # +
-        at += 1
-    start, power = at, np.int64(0)
-    while 48 <= load1(at) <= 57 and at - start < 3:
-        power = power * 10 + np.int64(load1(at) - 48)
-        at += 1
-    if at == start:
-        power = np.int64(100)
-    return -power if is_negative else power, at
-
-
-@njit(inline="always")
-def _scan_float(at: Any, powers: NDArray[np.float64], limit: Any) -> Any:
-    """Read a number from 0 to a limit: its float64 and the place behind; -1 where it is not sure."""
-    start = at
-    mantissa, digits, at = _add_digits(at, np.uint64(0), np.int64(0))
-    is_form = at > start and (load1(start) != 48 or at == start + 1)
-    exponent = np.int64(0)
-    if load1(at) == 46:  # .
-        point = at + 1
-        mantissa, digits, at = _add_digits(point, mantissa, digits)
-        exponent = point - at
-        is_form = is_form and at > point
-    if load1(at) == 101 or load1(at) == 69:  # e, E
-        power, at = _scan_exponent(at + 1)
-        exponent += power
-    if not (
-        is_form and _is_end(load1(at)) and digits <= _MAX_DIGITS and -_MAX_POWER <= exponent <= _MAX_POWER
-    ):
-        return np.float64(0.0), np.int64(-1)
-    value = np.float64(mantissa)
-    value = value / powers[-exponent] if exponent < 0 else value * powers[exponent]
-    return value, at if _is_sure(value, mantissa, exponent, limit) else np.int64(-1)
-
-
-@njit(inline="always")
-def _is_sure(value: Any, mantissa: Any, exponent: Any, limit: Any) -> Any:
-    """Tell whether the number, up to two units off, lies within its limit and gives the same float32.
-
-    It is not off at all where mantissa and power are exact: one multiplication or division rounds rightly.
-    """
-    if mantissa < np.uint64(1) << np.uint64(53) and abs(exponent) <= _EXACT_POWERS:
-        return value <= limit
-    # The 29 bits that a float32 has not: 2**28 is the middle between two.
-    from_middle = (float_bits(value) & np.uint64(0x1FFFFFFF)) - np.uint64(1 << 28) + np.uint64(_NEAR_ULPS)
-    return from_middle > np.uint64(2 * _NEAR_ULPS) and value < limit * (1 - 1e-14)
 
 
 @njit(inline="always")

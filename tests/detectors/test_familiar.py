@@ -59,7 +59,8 @@ def test_the_stated_share_of_other_keys_inputs_is_near_a_point() -> None:
     rows = [np.zeros(100, np.int64)] * 40
     points, start, distance = learn_points(inputs[:30], rows[:30], 1, 0.4)
     fresh = np.concatenate(inputs[30:])
-    near = np.mean([is_near(x, points, start[0], start[1], distance[0]) for x in fresh])
+    norms = np.square(points).sum(axis=0)
+    near = np.mean([is_near(x, points, norms, start[0], start[1], distance[0]) for x in fresh])
     assert near == pytest.approx(0.4, abs=0.08)
 
 

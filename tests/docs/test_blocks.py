@@ -67,16 +67,7 @@ def is_run(block: Block) -> bool:
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", text):
-        if (page.parent / target).exists():
-            continue
-        assert target in TO_COME, f"{page.name} points at {target}, which is not there"
-
-
-TO_COME = {
-    "tutorial.md", "detection.md", "techniques.md", "serving.md", "formats.md", "policy.md", "revocation.md",
-    "audit.md", "operations.md", "state.md", "benchmarks.md",
-}  # fmt: skip
-"""Pages of which each is written with the part that it tells of."""
+        assert (page.parent / target).exists(), f"{page.name} points at {target}, which is not there"
 
 
 @pytest.mark.parametrize("block", [b for p in pages() for b in blocks(p) if b.language == "python"], ids=name)

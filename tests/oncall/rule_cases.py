@@ -187,7 +187,6 @@ CASES = (
         "40m",
         'reason="not_json"',
     ),
-    Case("WorkShed", {"modelwarden_shed_level": "0x2 1x15 0x5"}, ("2m", "10m"), ("14m",), "20m"),
     Case(
         "EventsLost",
         {'modelwarden_emit_dropped_events_total{reason="buffer_full"}': "0x2 0+5x20 100x40"},
