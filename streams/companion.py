@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
     from sinks.metrics.definition import Component
 
-PORTS: dict[Component, int] = {"reconcile": 9465, "annotate": 9466, "canary": 9467, "serving": 9468}
+PORTS: dict[Component, int] = {
+    "reconcile": 9465,
+    "annotate": 9466,
+    "canary": 9467,
+    "revoker": 9468,
+    "serving": 9470,
+}
 """Where each listens by default; `deploy/prometheus/prometheus.yml` scrapes them there."""
 
 

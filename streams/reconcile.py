@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 import structlog
-from prometheus_client import start_http_server
 
 from sinks.metrics import catalogue
-from sinks.metrics.instruments import Instruments
 from sinks.reconcile import DEFAULT_LIMIT_MS, Reconciler
 from sinks.records import Action
 from sinks.serving.commands import CommandTable
 from sinks.serving.follower import TopicFollower
 from sinks.serving.settings import WatchedKeys
+from streams.auditwatch import AuditWatch
 from streams.bus.base import BusError
 from streams.bus.kafka import KafkaBus
 from streams.clock import SystemClock
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from streams.clock import Clock
+    from streams.companion import Companion
     from streams.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -35,6 +35,8 @@ class ReconcileLoop:
     settings : Settings
     trusted_keys : Path
         See `sinks.serving.settings.read_trusted_keys`.
+    companion : Companion
+        Shows the metrics, and is told that the loop gets on.
     limit_ms : int
         How long a command may go unacknowledged.
     clock : Clock, optional
@@ -44,11 +46,13 @@ class ReconcileLoop:
         self,
         settings: Settings,
         trusted_keys: Path,
+        companion: Companion,
         *,
         limit_ms: int = DEFAULT_LIMIT_MS,
         clock: Clock | None = None,
     ) -> None:
-        self.instruments = Instruments("reconcile")
+        self.instruments = companion.instruments
+        self._health = companion.health
         self._keys = WatchedKeys(trusted_keys)
         self._table = CommandTable(self._keys.keys)
         self.reconciler = Reconciler(self._table, limit_ms)
@@ -59,18 +63,17 @@ class ReconcileLoop:
         self.follower = TopicFollower(
             settings.kafka, topics, self._take, self._tick, security=settings.kafka_security
         )
+        self._audit = AuditWatch(settings, self.instruments, self._clock)
         self._told: dict[str, int] = {}
-
-    def serve_metrics(self, port: int) -> None:
-        """Answer scrapes on loopback. Raises OSError."""
-        start_http_server(port, "127.0.0.1", self.instruments.registry)
 
     def start(self) -> None:
         """Begin to read."""
         self.follower.start()
+        self._audit.start()
 
     def stop(self) -> None:
         """End."""
+        self._audit.stop()
         self.follower.stop()
         self._bus.close()
 
@@ -81,6 +84,7 @@ class ReconcileLoop:
             self.reconciler.take_acknowledgement(record.value)
 
     def _tick(self) -> None:
+        self._health.beat()
         changed = self._keys.changed()
         if changed is not None:
             self._table.trust(changed)

@@ -6,13 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from prometheus_client import start_http_server
 
 from sinks.allowlist import Allowlist
 from sinks.errors import SigningError
 from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
 from sinks.metrics import catalogue
-from sinks.metrics.instruments import Instruments
 from sinks.revocation.outbox import Outbox
 from sinks.revocation.revoker import RetrySettings, Revoker
 from sinks.serving.commands import CommandTable
@@ -21,8 +19,10 @@ from sinks.serving.outlet import Outlet
 from sinks.serving.settings import WatchedKeys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from sinks.metrics.instruments import Instruments
     from sinks.records import Acknowledgement
     from sinks.revocation.base import Adapter
 
@@ -40,9 +40,10 @@ async def run_revoker(  # noqa: PLR0913 - each is one thing that an operator dec
     outbox_path: Path,
     name: str = "revoker",
     first_retry_s: float = 1.0,
-    metrics_port: int = 0,
+    instruments: Instruments,
+    beat: Callable[[], None],
 ) -> None:
-    """Deliver until `stop` is set; what is under way is finished.
+    """Deliver until `stop` is set; what is under way is finished. Calls `beat` as long as it gets on.
 
     Raises
     ------
@@ -79,7 +80,7 @@ async def run_revoker(  # noqa: PLR0913 - each is one thing that an operator dec
     follower = TopicFollower(
         kafka, [f"{prefix}allowlist", f"{prefix}commands"], take, tick, security=security
     )
-    measuring = asyncio.create_task(_measure(revoker, outbox, metrics_port))
+    measuring = asyncio.create_task(_measure(revoker, outbox, instruments, beat))
     acks.start()
     follower.start()
     try:
@@ -92,12 +93,10 @@ async def run_revoker(  # noqa: PLR0913 - each is one thing that an operator dec
         outbox.close()
 
 
-async def _measure(revoker: Revoker, outbox: Outbox, port: int) -> None:
-    """Keep the metrics up to date, if they are served."""
-    if not port:
-        return
-    instruments = Instruments("revoker")
-    start_http_server(port, "127.0.0.1", instruments.registry)
+async def _measure(
+    revoker: Revoker, outbox: Outbox, instruments: Instruments, beat: Callable[[], None]
+) -> None:
+    """Keep the metrics up to date."""
     told = {"done": 0, "dead": 0, "failed": 0}
     while True:
         for count, metric, labels in (
@@ -110,4 +109,5 @@ async def _measure(revoker: Revoker, outbox: Outbox, port: int) -> None:
             told[count] = now
         for state in ("pending", "dead"):
             instruments.set(catalogue.REVOCATION_ORDERS, len(outbox.entries(state)), state=state)
+        beat()
         await asyncio.sleep(MEASURE_S)

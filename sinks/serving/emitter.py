@@ -23,13 +23,13 @@ from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
-from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 
 from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
 from sinks.serving.event import encode_event
 from sinks.serving.formats import COLUMNS, FORMAT_HEADER, encode_columns
+from sinks.serving.producer import TIMEOUT_MS, connect_producer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,7 +40,6 @@ DEFAULT_QUEUED = 100_000
 DEFAULT_LINGER_MS = 10
 MICRO_BATCH_EVENTS = 512
 RETRY_S = 1.0
-TIMEOUT_MS = 5_000
 DELIVERY_TIMEOUT_MS = 30_000
 _KNOWN_KEYS = 100_000
 
@@ -136,7 +135,7 @@ class Emitter:
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.join()
-        self._lose("closed", len(self._queue))
+        self.lose("closed", len(self._queue))
         self._queue.clear()
 
     def _run(self) -> None:
@@ -154,16 +153,7 @@ class Emitter:
                 producer.close(timeout=TIMEOUT_MS / 1000)
 
     def _connect(self) -> Any:
-        return KafkaProducer(
-            bootstrap_servers=self._kafka.split(","),
-            bootstrap_timeout_ms=TIMEOUT_MS,
-            request_timeout_ms=TIMEOUT_MS,
-            max_block_ms=TIMEOUT_MS,
-            delivery_timeout_ms=DELIVERY_TIMEOUT_MS,
-            allow_auto_create_topics=False,
-            acks="all",
-            **self._client,
-        )
+        return connect_producer(self._kafka, delivery_timeout_ms=DELIVERY_TIMEOUT_MS, **self._client)
 
     def _send_all(self, producer: Any) -> None:
         """Send what comes, every few milliseconds, until told to stop and nothing is left."""
@@ -185,7 +175,7 @@ class Emitter:
             count = self._partition_count(producer)
             for event in events if count else ():
                 by_partition[self._partition(event.key, count)].append(event)
-            self._lose("refused", 0 if count else len(events))
+            self.lose("refused", 0 if count else len(events))
         for partition, group in by_partition.items():
             for start in range(0, len(group), MICRO_BATCH_EVENTS):
                 self._send_together(producer, partition, group[start : start + MICRO_BATCH_EVENTS])
@@ -210,7 +200,10 @@ class Emitter:
     def _send_together(self, producer: Any, partition: int, events: Sequence[ServingEvent]) -> None:
         try:
             value = encode_columns(events)
-        except ValueError:  # one has a name too long for columns, or is malformed: JSON, and its reader tells
+        except (
+            ValueError,
+            TypeError,
+        ):  # a name too long for columns, or malformed: JSON, and its reader tells
             if len(events) == 1:
                 self._send_one(producer, events[0])
                 return
@@ -224,7 +217,13 @@ class Emitter:
         )
 
     def _send_one(self, producer: Any, event: ServingEvent) -> None:
-        self._give(1, lambda: producer.send(self._topic, encode_event(event), key=event.key.encode()))
+        try:
+            value = encode_event(event)
+        except TypeError as error:
+            self.lose("refused", 1)
+            _log.warning("an event for %s cannot be written: %s", self._topic, error)
+            return
+        self._give(1, lambda: producer.send(self._topic, value, key=event.key.encode()))
 
     def _give(self, events: int, send: Callable[[], Any]) -> None:
         """Hand a message to the client, and count its events when it is known what became of them."""
@@ -244,10 +243,11 @@ class Emitter:
             if error is None:
                 self.emitted += events
                 return
-        self._lose("refused", events)
+        self.lose("refused", events)
         _log.warning("%d events for %s were lost: %s", events, self._topic, error)
 
-    def _lose(self, reason: str, events: int) -> None:
+    def lose(self, reason: str, events: int) -> None:
+        """Count events that are given up, for a reason of `dropped`."""
         if events:
             with self._lock:
                 self.dropped[reason] += events

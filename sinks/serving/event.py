@@ -34,34 +34,49 @@ class Send(Protocol):
         """Append a record, without waiting for it to be stored."""
 
 
-def confidence(probabilities: ArrayLike) -> dict[str, Any]:
-    """Summarise an answer's class probabilities: predicted class, top-1, margin, entropy in nats.
+def confidences(probabilities: NDArray[Any]) -> list[dict[str, Any] | None]:
+    """Summarise answers' class probabilities: predicted class, top-1, margin, entropy in nats.
 
     Parameters
     ----------
-    probabilities : array_like (n_classes,)
-        Not negative, at least one above zero; scaled to sum to 1.
+    probabilities : array (n, n_classes)
+        Not negative, at least one of an answer above zero; each answer is scaled to sum to 1.
+
+    Returns
+    -------
+    list of dict or None
+        None for an answer that is not of that kind.
+    """
+    p = np.asarray(probabilities, np.float64)
+    if not p.size:
+        return [None] * len(p)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        total = p.sum(axis=1)
+        is_fine = np.isfinite(total) & (total > 0) & (p.min(axis=1) >= 0)
+        p = p / total[:, None]
+        entropy = -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=1)
+    best = p.argmax(axis=1)
+    top1 = p.max(axis=1)
+    second = np.partition(p, -2, axis=1)[:, -2] if p.shape[1] > 1 else np.zeros(len(p))
+    columns = (is_fine, best, top1, top1 - second, np.maximum(entropy, 0.0))
+    return [
+        {"predicted_class": label, "top1": top, "margin": margin, "entropy_nats": nats} if fine else None
+        for fine, label, top, margin, nats in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def confidence(probabilities: ArrayLike) -> dict[str, Any]:
+    """Summarise one answer's class probabilities (n_classes,), as `confidences` does.
 
     Raises
     ------
     ValueError
         If they are not numbers of that kind.
     """
-    p = np.asarray(probabilities, np.float64).ravel()
-    total = p.sum()
-    if p.size == 0 or not np.isfinite(total) or total <= 0 or p.min() < 0:
+    [summary] = confidences(np.asarray(probabilities, np.float64).reshape(1, -1))
+    if summary is None:
         raise ValueError("probabilities must be finite, not negative and not all zero")
-    p = p / total
-    best = int(p.argmax())
-    second = float(np.partition(p, -2)[-2]) if p.size > 1 else 0.0
-    positive = p[p > 0]
-    entropy = float(-(positive * np.log(positive)).sum())
-    return {
-        "predicted_class": best,
-        "top1": float(p[best]),
-        "margin": float(p[best]) - second,
-        "entropy_nats": max(entropy, 0.0),
-    }
+    return summary
 
 
 def make_event(  # noqa: PLR0913 - a call has this many sides

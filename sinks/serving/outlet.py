@@ -11,17 +11,16 @@ import threading
 from collections import deque
 from typing import Any
 
-from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
+from sinks.serving.producer import TIMEOUT_MS, connect_producer
 
 DEFAULT_QUEUED = 10_000
-IDLE_S = 0.005
+IDLE_S = 0.02
 """How long the thread sleeps when there is nothing to send. A wake-up for every record would take the
 interpreter from the request that gave it."""
 RETRY_S = 1.0
-TIMEOUT_MS = 5_000
 IN_FLIGHT = 5_000
 """Records given to the client that the brokers have not stored yet; more wait in the queue."""
 
@@ -100,17 +99,7 @@ class Outlet:
                 producer.close(timeout=TIMEOUT_MS / 1000)
 
     def _connect(self) -> Any:
-        return KafkaProducer(
-            bootstrap_servers=self._kafka.split(","),
-            bootstrap_timeout_ms=TIMEOUT_MS,
-            request_timeout_ms=TIMEOUT_MS,
-            max_block_ms=TIMEOUT_MS,
-            delivery_timeout_ms=2 * TIMEOUT_MS,
-            allow_auto_create_topics=False,
-            linger_ms=2,
-            acks="all",
-            **self._client,
-        )
+        return connect_producer(self._kafka, delivery_timeout_ms=2 * TIMEOUT_MS, linger_ms=2, **self._client)
 
     def _send(self, producer: Any) -> None:
         """Send until told to stop and nothing is left."""

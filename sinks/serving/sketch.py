@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,12 +60,22 @@ class Sketcher:
             if x.size != self.input_size:
                 raise ValueError(f"expected {self.input_size} numbers an input, got shape {x.shape}")
             x = x.reshape(self.input_size)
+        sketches, is_finite = self._project(x)
+        if not is_finite.all():
+            raise ValueError("the input holds a number that is not finite, or is too large")
+        return sketches
+
+    def sketch_each(self, inputs: NDArray[Any]) -> list[NDArray[np.float16] | None]:
+        """Sketch inputs (n, d) in one matrix product; None for one that `sketch` would refuse."""
+        sketches, is_finite = self._project(inputs.astype(np.float32, copy=False))
+        return [one if fine else None for one, fine in zip(sketches, is_finite.tolist(), strict=True)]
+
+    def _project(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+        """Sketch (d,) or (n, d); tell of each whether it is finite."""
         with np.errstate(over="ignore", invalid="ignore"):
             projected = x @ self._matrix
-        if not np.isfinite(projected).all():
-            raise ValueError("the input holds a number that is not finite, or is too large")
-        held: NDArray[np.float32] = np.clip(projected, -_FLOAT16_MAX, _FLOAT16_MAX)
-        return held.astype(np.float16)
+            held: NDArray[np.float32] = np.clip(projected, -_FLOAT16_MAX, _FLOAT16_MAX)
+            return held.astype(np.float16), np.isfinite(projected).all(axis=-1)
 
 
 def encode_sketch(sketch: NDArray[np.floating]) -> str:

@@ -22,11 +22,10 @@ from sinks.serving.clock import now_ms
 from sinks.serving.commands import CommandTable
 from sinks.serving.emitter import Emitter
 from sinks.serving.enforcer import Enforcer
-from sinks.serving.event import make_event
-from sinks.serving.keyref import key_reference
+from sinks.serving.keyref import KeyReferences
+from sinks.serving.observer import Observer
 from sinks.serving.outlet import Outlet
 from sinks.serving.settings import WatchedKeys
-from sinks.serving.sketch import Sketcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,8 +94,9 @@ class Call:
         Parameters
         ----------
         inputs : array_like or str or bytes, optional
-            The model's input: numbers are sketched, and leave the process as 32 projections only; a text is
-            not sketched.
+            The model's input: numbers are copied, sketched some milliseconds later, and leave the process as
+            32 projections only; a text is not sketched. An array costs least; a list is read number by
+            number.
         probabilities : array_like (n_classes,), optional
             The answer's class probabilities.
         **fields
@@ -133,15 +133,17 @@ class Warden:
         self.counts: Counter[str] = Counter()
         """Calls by what was done: `served`, each `Denial.kind`, `coarsened`, `watermarked`, `unobserved`."""
         self._clock = clock
-        self._secret = read_key_secret(settings.key_secret_file)
-        self._watermark_secret = hmac.digest(self._secret, b"mw-watermark-secret", "sha256")
-        self._sketchers: dict[int, Sketcher] = {}
+        secret = read_key_secret(settings.key_secret_file)
+        self.reference = KeyReferences(secret, settings.key_epoch)
+        """Returns the reference that stands for an API key. Raises ValueError for an empty key."""
+        self._watermark_secret = hmac.digest(secret, b"mw-watermark-secret", "sha256")
         self.events = Emitter(
             settings.kafka,
             settings.topic("events"),
             queued=settings.queued_events,
             security=settings.kafka_security,
         )
+        self.observer = Observer(settings.model, self.events, self._count_unobserved)
         self.acks = Outlet(settings.kafka, settings.topic("acks"), security=settings.kafka_security)
         keys = WatchedKeys(settings.trusted_keys)
         allowlist = Allowlist(keys.keys)
@@ -170,17 +172,15 @@ class Warden:
         """Begin to follow commands and to send events. Calling it twice is harmless."""
         self.acks.start()
         self.events.start()
+        self.observer.start()
         self.enforcer.start()
 
     def stop(self) -> None:
         """Stop, and send what is queued if Kafka is there."""
         self.enforcer.stop()
+        self.observer.stop()
         self.events.stop()
         self.acks.stop()
-
-    def reference(self, api_key: str | bytes) -> str:
-        """Return the reference that stands for an API key. Raises ValueError for an empty key."""
-        return key_reference(api_key, self._secret, self.settings.key_epoch)
 
     def begin(self, api_key: str | bytes, tenant: str | None = None, *, is_verified: bool = False) -> Call:
         """Look a call's key up, and decide whether the call may be served.
@@ -210,33 +210,20 @@ class Warden:
         return Call(self, key, tenant, standing, time_ms)
 
     def _tell(self, call: Call, inputs: Any, probabilities: Any, fields: dict[str, Any]) -> None:
-        """Queue the call's event."""
+        """Queue the call; the observer's thread makes an event of it."""
         if not self.settings.emit:
             return
+        if call._tenant is not None:  # noqa: SLF001 - its own half
+            fields.setdefault("tenant", call._tenant)  # noqa: SLF001 - same
         try:
-            sketch = None if inputs is None or isinstance(inputs, str | bytes) else self._sketch(inputs)
-            event = make_event(
-                time_ms=call._now_ms,  # noqa: SLF001 - its own half
-                key=call.key,
-                model=self.settings.model,
-                input_sketch=sketch,
-                probabilities=probabilities,
-                **({"tenant": call._tenant} | fields),  # noqa: SLF001 - same
-            )
-            self.events.put(event)
+            self.observer.put(call._now_ms, call.key, inputs, probabilities, fields)  # noqa: SLF001 - same
         except (ValueError, TypeError) as error:
             # Never with the text of the error, which may hold what the caller sent.
-            self.counts["unobserved"] += 1
+            self._count_unobserved(1)
             _log.debug("a call could not be observed: %s", type(error).__name__)
 
-    def _sketch(self, inputs: Any) -> Any:
-        numbers = np.asarray(inputs, np.float32).ravel()
-        sketcher = self._sketchers.get(numbers.size)
-        if sketcher is None:
-            if self._sketchers:  # a model has inputs of one size; another would be compared with nothing
-                raise ValueError("the input has another size than those before")
-            sketcher = self._sketchers[numbers.size] = Sketcher(numbers.size)
-        return sketcher.sketch(numbers)
+    def _count_unobserved(self, calls: int) -> None:
+        self.counts["unobserved"] += calls
 
     def _change(self, standing: tuple[Standing, ...], inputs: Any, probabilities: Any) -> Any:
         """Apply what is in force to an answer; watermark first, so that a coarser answer carries it."""

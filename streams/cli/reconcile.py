@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from streams.cli.output import examples
+from streams.companion import PORTS, Companion
 from streams.logs import setup_logs
 from streams.settings import load_settings
 
-if TYPE_CHECKING:
-    from threading import Event
-
-    from streams.reconcile import ReconcileLoop
+_STUCK_S = 120.0
 
 
 @click.command(
     "reconcile",
     epilog=examples(
         "modelwarden reconcile --trusted-keys trusted.yaml",
-        "modelwarden reconcile --trusted-keys signing.pem.pub --limit 5 --metrics-port 9466",
+        "modelwarden reconcile --trusted-keys signing.pem.pub --limit 5 --metrics-port 9475",
     ),
 )
 @click.option(
@@ -47,31 +44,24 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="A command that nobody acknowledges for so long is sent again.",
 )
-@click.option(
-    "--metrics-port", type=click.IntRange(0, 65_535), default=0, help="Of the metrics, on loopback. 0: none."
-)
-def command(settings_file: Path | None, trusted_keys: Path, limit: float, metrics_port: int) -> None:
+@click.option("--metrics-host", default="127.0.0.1", show_default=True)
+@click.option("--metrics-port", type=click.IntRange(1, 65_535), default=PORTS["reconcile"], show_default=True)
+def command(
+    *, settings_file: Path | None, trusted_keys: Path, limit: float, metrics_host: str, metrics_port: int
+) -> None:
     """Send commands again that no serving layer acknowledges, and page by metric; stop with Ctrl-C.
 
     Also writes the last valid command of a key again where an old or false record hides it: serving layers
-    that start later see only what was written last. Keeps nothing on disk; two of them are harmless.
+    that start later see only what was written last. Verifies the audit chain each hour, too. Keeps nothing on
+    disk; two of them are harmless.
     """
-    from streams.cli.progress import stop_on_interrupt  # noqa: PLC0415 - with the command's own imports
     from streams.reconcile import ReconcileLoop  # noqa: PLC0415 - kafka-python is slow to import
 
     settings = load_settings(settings_file, os.environ)
     setup_logs(settings.log)
-    loop = ReconcileLoop(settings, trusted_keys, limit_ms=int(1000 * limit))
-    with stop_on_interrupt() as stop:
-        _run(loop, stop, metrics_port)
-
-
-def _run(loop: ReconcileLoop, stop: Event, metrics_port: int) -> None:
-    if metrics_port:
-        loop.serve_metrics(metrics_port)
-    loop.start()
-    try:
-        while not stop.wait(0.5):
-            pass
-    finally:
+    companion = Companion("reconcile", _STUCK_S)
+    loop = ReconcileLoop(settings, trusted_keys, companion, limit_ms=int(1000 * limit))
+    with companion.serving(metrics_host, metrics_port):
+        loop.start()
+        companion.stopped.wait()
         loop.stop()

@@ -13,6 +13,7 @@ import msgspec
 
 from sinks.errors import ModelwardenError
 from streams.cli.output import examples, output_option, print_rows
+from streams.companion import PORTS, Companion
 from streams.logs import setup_logs
 from streams.settings import load_settings
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from sinks.revocation.base import Adapter
     from streams.settings import Settings
 
+_STUCK_S = 120.0
 DEFAULT_OUTBOX = Path("revocations.sqlite")
 _COLUMNS = {
     "command_id": "COMMAND",
@@ -100,16 +102,17 @@ def command() -> None:
     metavar="SECONDS",
     help="Wait after a first failure; doubled after each, up to five minutes.",
 )
-@click.option(
-    "--metrics-port", type=click.IntRange(0, 65_535), default=0, help="Of the metrics, on loopback. 0: none."
-)
+@click.option("--metrics-host", default="127.0.0.1", show_default=True)
+@click.option("--metrics-port", type=click.IntRange(1, 65_535), default=PORTS["revoker"], show_default=True)
 @_outbox_option
 def run(settings_file: Path | None, trusted_keys: Path, **options: Any) -> None:
     """Take revocations and restores off the commands topic and deliver them; stop with Ctrl-C or SIGTERM."""
     settings = load_settings(settings_file, os.environ)
     setup_logs(settings.log)
     adapter = _adapter(options["webhook"], options["litellm"], options["key_map"], options["journal"])
-    asyncio.run(_run(settings, trusted_keys, adapter, options))
+    companion = Companion("revoker", _STUCK_S)
+    with companion.serving(options["metrics_host"], options["metrics_port"]):
+        asyncio.run(_run(settings, trusted_keys, adapter, companion, options))
 
 
 def _adapter(webhook: str | None, litellm: str | None, key_map: Path | None, journal: Path | None) -> Adapter:
@@ -140,7 +143,9 @@ def _secret(name: str) -> str:
     return value
 
 
-async def _run(settings: Settings, trusted_keys: Path, adapter: Adapter, options: dict[str, Any]) -> None:
+async def _run(
+    settings: Settings, trusted_keys: Path, adapter: Adapter, companion: Companion, options: dict[str, Any]
+) -> None:
     from sinks.revocation.process import run_revoker  # noqa: PLC0415 - kafka-python is slow to import
 
     stop = asyncio.Event()
@@ -156,7 +161,8 @@ async def _run(settings: Settings, trusted_keys: Path, adapter: Adapter, options
         outbox_path=options["outbox"],
         name=options["name"],
         first_retry_s=options["first_retry"],
-        metrics_port=options["metrics_port"],
+        instruments=companion.instruments,
+        beat=companion.health.beat,
     )
 
 

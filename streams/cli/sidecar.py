@@ -7,10 +7,9 @@ from pathlib import Path
 import click
 
 from streams.cli.output import examples
+from streams.companion import PORTS
 from streams.logs import setup_logs
 from streams.settings import LogSettings
-
-DEFAULT_PORT = 9470
 
 
 @click.command(
@@ -29,7 +28,7 @@ DEFAULT_PORT = 9470
     help="The serving process's settings (YAML or TOML).",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65_535), default=DEFAULT_PORT, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65_535), default=PORTS["serving"], show_default=True)
 @click.option("--log-format", type=click.Choice(["console", "json"]), default="console", show_default=True)
 def command(settings_file: Path, host: str, port: int, log_format: str) -> None:
     """Answer checks for Envoy's ext_authz and nginx's auth_request, take events, tell health and metrics.

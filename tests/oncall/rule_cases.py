@@ -58,10 +58,13 @@ CASES = (
     ),
     Case(
         "RevocationFailed",
-        {'modelwarden_revocations_total{outcome="failed"}': "0x5 0+1x3 3x60"},
+        {
+            'modelwarden_revocation_orders{state="dead"}': "0x5 2x20 0x10",
+            'modelwarden_revocation_orders{state="pending"}': "9x40",
+        },
         ("5m",),
-        ("9m",),
-        "45m",
+        ("9m", "25m"),
+        "29m",
     ),
     Case("BreakerTripped", {"modelwarden_breaker_open": "0x3 1x3 0x10"}, ("3m",), ("4m", "8m"), "12m"),
     Case(
@@ -106,6 +109,25 @@ CASES = (
         ("7m",),
         "40m",
         'reason="bad_signature"',
+    ),
+    Case("CommandsHidden", {"modelwarden_commands_rewritten_total": "0x3 1x60"}, ("3m",), ("6m",), "40m"),
+    Case(
+        "AuditUnverified",
+        {"modelwarden_audit_verified_timestamp_seconds": "0x200 12000x30"},
+        ("60m", "179m"),
+        ("190m",),
+        "205m",
+    ),
+    Case(
+        "EnforcerCutOff",
+        {
+            'modelwarden_enforcer_contact_age_seconds{instance="s0"}': "5x3 100+60x8 1x10",
+            'modelwarden_enforcer_contact_age_seconds{instance="s1"}': "5x30",
+        },
+        ("3m", "5m"),
+        ("8m",),
+        "14m",
+        'instance="s0"',
     ),
     Case("AuditChainBroken", {"modelwarden_audit_chain_breaks_total": "0x3 1x100"}, ("3m",), ("5m",), "70m"),
     Case(

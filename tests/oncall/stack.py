@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from grafana_double import GrafanaDouble
+from rulebook import DEPLOY
 from scaled import SCRAPE_S, scale_routes, scale_rules
 
 import streams.samples
+from sinks.metrics import catalogue
 from sinks.metrics.instruments import Instruments
 from sinks.metrics.server import serve
 from sinks.signing import generate_key
@@ -34,7 +37,8 @@ if TYPE_CHECKING:
     from sinks.metrics.definition import Component
 
 PARTITIONS = 2
-STAND_INS: tuple[Component, ...] = ("reconcile", "serving")
+POLICY = DEPLOY / "policies" / "default"
+STAND_INS: tuple[Component, ...] = ("reconcile", "revoker", "serving")
 """Processes that are not started here; this process shows their metrics, at 0 until a test says more."""
 CANARY_EVERY_S = 5.0
 
@@ -79,9 +83,7 @@ class Stack:
         )
         self.ports = {name: free_port() for name in names}
         self.stand_ins = {name: Instruments(name) for name in STAND_INS}
-        self.breaker = Instruments("worker")
-        """Stands in for a worker whose breaker trips."""
-        self.ports["breaker"] = free_port()
+        self.stand_ins["reconcile"].set(catalogue.AUDIT_VERIFIED, time.time_ns() / 1e9)
         key = self.folder / "signing.pem"
         generate_key(key)
         self.environ = os.environ | {
@@ -93,20 +95,33 @@ class Stack:
             "MODELWARDEN_METRICS__PORT": str(self.ports["worker"]),
             "MODELWARDEN_REFERENCES_PATH": str(Path(str(streams.samples.__file__)).parent),
             "MODELWARDEN_SIGNING_KEY_FILE": str(key),
+            "MODELWARDEN_POLICY_FILE": str(self._write_policy()),
             "MODELWARDEN_TRACING__ENDPOINT": "http://127.0.0.1:1/v1/traces",  # nobody there
             "MODELWARDEN_GRAFANA_URL": f"http://127.0.0.1:{self.grafana.port}",
             "MODELWARDEN_GRAFANA_TOKEN": "token",
         }
+
+    def _write_policy(self) -> Path:
+        """Write down the shipped policy in mode enforce, with a breaker that lets no key be cut off."""
+        folder = self.folder / "policy"
+        shutil.copytree(POLICY, folder)
+        head = folder / "policy.yaml"
+        text = head.read_text()
+        changed = text.replace("mode: observe", "mode: enforce").replace("max_keys: 100", "max_keys: 0")
+        assert "\nmode: enforce\n" in changed
+        assert "max_keys: 0" in changed
+        head.write_text(changed.replace("holdout_share: 0.01", "holdout_share: 0"))
+        return folder
 
     def start(self) -> None:
         """Start everything, and wait until the worker is ready."""
         create_topics(self.kafka, prefix=self.prefix, partitions=PARTITIONS)
         self.grafana.__enter__()
         self._stops = [
-            serve(made.registry, "127.0.0.1", self.ports[name], {})
-            for name, made in (self.stand_ins | {"breaker": self.breaker}).items()
+            serve(made.registry, "127.0.0.1", self.ports[name], {}) for name, made in self.stand_ins.items()
         ]
         self._receive()
+        self.call("policy", "push", self.environ["MODELWARDEN_POLICY_FILE"], "--reason", "a small limit")
         self.run("worker", "worker")
         self.run("annotate", "annotate", "--spool", str(self.folder / "spool.db"))
         self.run("canary", "canary", "--model", "mnist", "--every", str(CANARY_EVERY_S))
@@ -121,6 +136,14 @@ class Stack:
         command = [sys.executable, "-c", "from streams.cli import main; main()", *words, *options]
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(command, env=self.environ, stdout=log, stderr=log)
+
+    def call(self, *words: str) -> None:
+        """Run a command of modelwarden to its end."""
+        command = [sys.executable, "-c", "from streams.cli import main; main()", *words]
+        done = subprocess.run(
+            command, env=self.environ, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def stop(self) -> None:
         """Stop everything."""
@@ -185,7 +208,6 @@ class Stack:
         for name, job in (own | {name: name for name in STAND_INS}).items():
             if name != "lost-canary":
                 jobs.setdefault(f"modelwarden-{job}", []).append(f"127.0.0.1:{ports[name]}")
-        jobs["breaker"] = [f"127.0.0.1:{ports['breaker']}"]
         scrapes = [{"job_name": job, "static_configs": [{"targets": to}]} for job, to in jobs.items()]
         # Only while a test runs it: a target that is not there yet would be a companion that is down.
         lost = {

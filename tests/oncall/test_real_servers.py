@@ -20,7 +20,6 @@ import pytest
 from stack import Stack
 from test_dashboards import BOARDS, queries
 
-from sinks.metrics import catalogue
 from sinks.serving.event import encode_event
 from streams.samples import load_sample
 
@@ -37,7 +36,6 @@ HEALTHY_S = 12.0
 PAGE_S = 60.0
 TROUBLES = {
     "DeadLetters": "tickets",
-    "BreakerTripped": "pager-security",
     "GrafanaDown": "pager-platform",
     "CanaryMissed": "pager-security",
     "LagHigh": "pager-platform",
@@ -117,6 +115,7 @@ def test_the_healthy_are_left_alone_a_theft_pages_and_every_trouble_is_told(stac
     traffic = Traffic(stack, honest, 200)
     check_healthy(stack)
     check_theft(stack, theft)
+    check_breaker(stack)
     check_campaign(stack, next(t for t in sample if t.attack == "jbda" and t.victim == "mnist"))
     check_troubles(stack, honest)
     check_panels(stack)
@@ -134,6 +133,14 @@ def check_healthy(stack: Stack) -> None:
     for name in ("worker", "annotate", "canary"):
         assert stack.probe(name, "/livez")
         assert stack.probe(name, "/readyz")
+
+
+def check_breaker(stack: Stack) -> None:
+    """The policy would suspend the thief; its breaker lets nobody be, and pages until a person resets it."""
+    stack.wait(lambda: stack.told("BreakerTripped"), PAGE_S, "the breaker did not page")
+    assert {n.receiver for n in stack.told("BreakerTripped")} == {"pager-security"}
+    stack.call("policy", "reset-breaker", "--reason", "looked at it")
+    stack.wait(lambda: stack.told("BreakerTripped", "resolved"), PAGE_S, "the breaker was not closed")
 
 
 def check_theft(stack: Stack, theft: KeyTrace) -> None:
@@ -184,15 +191,12 @@ def check_troubles(stack: Stack, honest: list[KeyTrace]) -> None:
 
     threading.Thread(target=litter, daemon=True).start()
     stack.grafana.__exit__()
-    stack.breaker.set(catalogue.BREAKER_OPEN, 1)
-    stack.breaker.set(catalogue.POLICY_MODE, 1, mode="observe")
     for alert, receiver in TROUBLES.items():
         stack.wait(partial(stack.told, alert), 90, f"{alert} did not fire")
         assert {n.receiver for n in stack.told(alert)} == {receiver}, alert
     slowed.stop()
     flood.stop()
     garbage.set()
-    stack.breaker.set(catalogue.BREAKER_OPEN, 0)
     stack.grafana.restart()
     lost = stack.processes.pop("lost-canary")
     lost.kill()

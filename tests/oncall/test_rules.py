@@ -62,13 +62,16 @@ def test_a_cold_start_is_silent(promtool: str, tmp_path: Path) -> None:
     """Metrics begin at 0 (the canary's at its start), traffic and honest alerts come up: nobody is called."""
     series = {'up{job="modelwarden-worker",instance="w0"}': "1x120"}
     for metric in CATALOGUE.values():
-        if metric.name.startswith(("modelwarden_flagged", "modelwarden_canary_last")):
+        if metric.name.startswith(
+            ("modelwarden_flagged", "modelwarden_canary_last", "modelwarden_audit_verified")
+        ):
             continue
         for suffix in ("_bucket", "_count", "_sum") if isinstance(metric, Histogram) else ("",):
             series[metric.name + suffix] = "0x120"
     series |= {
         "modelwarden_events_total": "0+6000x120",
         'modelwarden_consumer_lag_records{topic="events",partition="0"}': "90000 60000 30000 0x117",
+        "modelwarden_audit_verified_timestamp_seconds": "0x60 3600x60",
         'modelwarden_canary_last_caught_timestamp_seconds{model="digits"}': "0+60x120",
         'modelwarden_alerts_total{level="warning"}': "0x4 0+12x5 60x111",
         "modelwarden_grafana_up": "1x120",

@@ -80,12 +80,12 @@ AUDIT_BREAKS = Counter(
     name="modelwarden_audit_chain_breaks_total",
     help="Places at which the audit chain did not hold",
     tells="Somebody changed or removed audit records, or two writers wrote one chain.",
-    components=("worker", "reconcile"),
+    components=RECONCILE,
 )
 AUDIT_VERIFIED = Gauge(
     name="modelwarden_audit_verified_timestamp_seconds",
-    help="When the audit chain was last verified whole",
+    help="When the audit chain was last read and checked whole; the start of the process before that",
     tells="Old: nobody checks the chain.",
-    components=("worker", "reconcile"),
+    components=RECONCILE,
     unit="timestamp_seconds",
 )

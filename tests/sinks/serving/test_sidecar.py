@@ -146,6 +146,7 @@ def test_calls_observed_and_events_sent_from_any_language_reach_the_topic(warden
         assert await answer.json() == {"probabilities": [0.0, 1.0]}
         assert (await client.post("/observe", json=body)).status == 401
         assert (await client.post("/observe", data=b"{", headers=AUTHORIZED)).status == 400
+        warden.observer.work()
         event = encode_event(warden.events._queue[0])
         for sent, accepted, refused, status in (
             (event, 1, 0, 202),
@@ -159,6 +160,7 @@ def test_calls_observed_and_events_sent_from_any_language_reach_the_topic(warden
             assert (counts["accepted"], counts["refused"], told.status) == (accepted, refused, status)
 
     run(warden, test)
+    warden.observer.work()
     events = list(warden.events._queue)
     assert {(one.key, one.plan, one.predicted_class) for one in events} == {
         (warden.reference(API_KEY), "pro", 1)
