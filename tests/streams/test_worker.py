@@ -390,3 +390,16 @@ def test_a_worker_without_its_topics_says_so_and_ends(deployment: Deployment) ->
     worker = deployment.start_real()
     assert worker.wait(30) == 1
     assert "missing: run `modelwarden topics create`" in deployment.log
+
+
+@pytest.mark.kafka
+def test_two_workers_with_one_instance_id_end_and_say_so(deployment: Deployment) -> None:
+    create_topics(deployment.environ["MODELWARDEN_KAFKA"], prefix=deployment.prefix, partitions=PARTITIONS)
+    deployment.environ["MODELWARDEN_CONSUMER_INSTANCE_ID"] = "worker-0"
+    workers = [deployment.start_real(), deployment.start_real()]
+    deadline = time.monotonic() + 60
+    while all(worker.poll() is None for worker in workers):
+        assert time.monotonic() < deadline, deployment.log
+        time.sleep(0.1)
+    assert 1 in {worker.poll() for worker in workers}
+    assert "consumer_instance_id worker-0: another worker of this consumer group has it too" in deployment.log
