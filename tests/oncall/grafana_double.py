@@ -77,6 +77,9 @@ class GrafanaDouble:
         self.__enter__()
 
     def __exit__(self, *_: object) -> None:
+        if self._loop.is_closed():
+            return  # gone already
+
         async def stop() -> None:
             assert self._runner is not None
             await self._runner.cleanup()

@@ -91,9 +91,9 @@ class Slowed:
     def _slow(self) -> None:
         while not self._stopped.is_set():
             os.kill(self._pid, signal.SIGSTOP)
-            self._stopped.wait(0.6)
+            self._stopped.wait(0.95)
             os.kill(self._pid, signal.SIGCONT)
-            self._stopped.wait(0.1)
+            self._stopped.wait(0.04)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -178,7 +178,7 @@ def check_campaign(stack: Stack, theft: KeyTrace) -> None:
 
 def check_troubles(stack: Stack, honest: list[KeyTrace]) -> None:
     slowed = Slowed(stack.processes["worker"].pid)
-    flood = Traffic(stack, honest, 8000)
+    flood = Traffic(stack, honest, 12_000)
     (stack.folder / "lost.json").write_text(
         json.dumps([{"targets": [f"127.0.0.1:{stack.ports['lost-canary']}"], "labels": {}}])
     )
