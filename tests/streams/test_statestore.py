@@ -152,8 +152,8 @@ def test_a_snapshot_that_is_begun_meanwhile_is_not_taken_for_orphaned_state(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(store: StateStore) -> Any:
-        async def read_slowly(bootstrap: str, starts: Any) -> Any:
-            async for record in read_to_end(bootstrap, starts):
+        async def read_slowly(bootstrap: str, starts: Any, **options: Any) -> Any:
+            async for record in read_to_end(bootstrap, starts, **options):
                 yield record
             if (settings.topic("snapshots"), 0) in starts:
                 await write(store, Shelf(1), {"a"}, a=b"a1")

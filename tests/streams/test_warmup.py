@@ -23,4 +23,4 @@ def test_every_format_is_warm_afterwards() -> None:
         columns._fill,
     ]
     compiled = [len(kernel.signatures) for kernel in kernels]
-    assert compiled == [1] * len(kernels), "each for one kind of arrays, and so for all"
+    assert min(compiled) >= 1, "other tests may have compiled some for more kinds of arrays"
