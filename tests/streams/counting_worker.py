@@ -50,7 +50,6 @@ class CountingPipeline:
     def process(self, messages: Sequence[Message]) -> Outputs:
         outputs = Outputs(alerts=[], decisions=[], commands=[], rejections=[], events=0)
         for message in messages:
-            self.partition = message.partition
             key = (message.key or b"").decode()
             if not (message.value or b"").isdigit():
                 outputs.rejections.append(
@@ -76,8 +75,9 @@ class CountingPipeline:
     def set_policy(self, _policy: object) -> Outputs:
         return Outputs()
 
-    def set_place(self, partition: int, partitions: int) -> None:
-        """Take no notice either."""
+    def set_place(self, partition: int, _partitions: int) -> None:
+        """A restored pipeline may see feedback only, which does not say whose counts these are."""
+        self.partition = partition
 
     is_breaker_open = False
 
