@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,9 +23,10 @@ from sinks.metrics import catalogue
 from streams.agents.events import add_events_agent
 from streams.agents.feedback import add_feedback_agent
 from streams.agents.policy import PolicyFeed, add_policy_agent
-from streams.errors import ModelwardenError, PolicyError
+from streams.errors import PolicyError
 from streams.faustbatch import BatchTopic, BatchTransport
 from streams.logs import setup_logs
+from streams.membership import Membership
 from streams.metrics import Metrics
 from streams.outputs import OutputWriter
 from streams.pipeline import build_pipeline
@@ -51,9 +51,8 @@ SESSION_TIMEOUT_S = 6.0
 """The shortest that Kafka allows by default: after a kill, partitions wait this long for another worker."""
 STATIC_SESSION_TIMEOUT_S = 30.0
 """For a worker with an instance id, which needs no wait when it comes back: time to start again in."""
-TWIN_JOINS, TWIN_WINDOW_S = 5, 30.0
-"""So often within so long a worker joins one generation of its group only if another has its instance id."""
 HEARTBEAT_S = 1.0
+GROUP_LOOK_S = 1.0
 COMMIT_INTERVAL_S = 1.0
 SNAPSHOT_INTERVALS_S, BIG_STATE_BYTES = (10.0, 30.0), 256 * 1024 * 1024
 """Unless set: the longer one for a state that takes seconds to store."""
@@ -83,7 +82,7 @@ class WorkerApp(faust.App):
         self.fences = FencedState(settings, build, self.outputs, self.store, self.metrics)
         self.policies = PolicyFeed(settings, self.fences.policy, self.metrics.instruments)
         self.self_watch = SelfWatch(self)
-        self._joins: deque[tuple[int, float]] = deque(maxlen=TWIN_JOINS)
+        self.membership = Membership(settings.consumer_group, settings.consumer_instance_id)
         self.watchdog = Watchdog(
             settings.watchdog,
             positions=self.fences.positions,
@@ -94,6 +93,7 @@ class WorkerApp(faust.App):
         self.on_rebalance_complete.connect(self._take_over)
         self.task(self._snapshot_regularly)
         self.task(self.watchdog.run)
+        self.task(self._watch_group)
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self, loop=self.loop)
@@ -175,28 +175,22 @@ class WorkerApp(faust.App):
     async def _take_over(self, *_sender: Any, **_options: Any) -> None:
         mine = {tp.partition for tp in self.consumer.assignment() if tp.topic == self.fences.events_topic}
         try:
-            self._refuse_twin()
+            self.membership.joined(self.consumer_generation_id, self.loop.time())
             await self.fences.assign(mine, self.consumer_generation_id)
         except Exception as error:
             await self.stop_for(error)
             raise
         self.self_watch.health.is_assigned = True
 
-    def _refuse_twin(self) -> None:
-        """Raise ModelwardenError if another worker takes this one's place again and again, under its name.
-
-        Kafka lets the newcomer in and the other out, without a new generation; that one then comes back.
-        """
-        name, now_s = self.worker_settings.consumer_instance_id, self.loop.time()
-        self._joins.append((self.consumer_generation_id, now_s))
-        generations = {generation for generation, _ in self._joins}
-        is_full = len(self._joins) == TWIN_JOINS and now_s - self._joins[0][1] < TWIN_WINDOW_S
-        if name is not None and is_full and len(generations) == 1:
-            raise ModelwardenError(
-                f"consumer_instance_id {name}",
-                "another worker of this consumer group has it too, and they push each other out",
-                "Stop the other worker, or give each an id of its own",
-            )
+    async def _watch_group(self) -> None:
+        """Stop the worker, with a reason, once its group has shut it out."""
+        while not self.should_stop:
+            await self.sleep(GROUP_LOOK_S)
+            try:
+                self.membership.check(self.consumer.group_failure)
+            except Exception as error:
+                await self.stop_for(error)
+                raise
 
     async def _snapshot_regularly(self) -> None:
         """Store each partition once an interval, one after the other, so that the load is even."""

@@ -20,6 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
@@ -30,6 +31,8 @@ from streams.recordblock import RecordBlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from aiokafka import AIOKafkaConsumer
 
     from streams.faustbatch.topic import Records
 
@@ -58,6 +61,22 @@ class Fences(Protocol):
 
     async def drained(self) -> None:
         """Make everything processed durable: nothing is being processed now, and partitions may be lost."""
+
+
+def group_failure(consumer: AIOKafkaConsumer | None) -> BaseException | None:
+    """Return what ended a consumer's part in its group, if anything did.
+
+    aiokafka keeps such an error for the next caller of a method that Faust never calls: the worker would wait
+    for its partitions for ever, and nobody would know.
+    """
+    coordinator = getattr(consumer, "_coordinator", None)
+    if not isinstance(coordinator, GroupCoordinator):  # not connected yet
+        return None
+    routine = coordinator._coordination_task  # noqa: SLF001 - as told
+    ended: BaseException | None = None
+    if routine.done() and not routine.cancelled():
+        ended = routine.exception()
+    return ended or coordinator._pending_exception  # noqa: SLF001 - as told
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -101,6 +120,11 @@ class BatchConsumer(driver.Consumer):
         except (AssertionError, AttributeError):  # the group, in its own thread, has just taken it away
             return None
         return end
+
+    @property
+    def group_failure(self) -> BaseException | None:
+        """What ended this consumer's part in its group, if anything did: it gets no partitions any more."""
+        return group_failure(self._thread._consumer)  # noqa: SLF001 - Faust's, as told in `shapes`
 
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)

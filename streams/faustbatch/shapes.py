@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import faust
 import structlog
 from aiokafka.consumer import fetcher
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.structs import ConsumerRecord
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 from faust.types import ConsumerMessage
@@ -46,6 +47,8 @@ PARAMETERS: dict[Callable[..., Any], tuple[str, ...]] = {
 }
 MESSAGE_PARAMETERS = {"topic", "partition", "offset", "timestamp", "value", "tp", "generation_id"}
 RECORD_FIELDS = {"topic", "partition", "offset", "timestamp", "key", "value", "headers"}
+COORDINATOR_NAMES = {"_coordination_task", "_pending_exception"}
+"""Where aiokafka keeps what ended a consumer's part in its group."""
 
 PARTITION_RECORDS_PARAMETERS = (
     "self",
@@ -81,6 +84,9 @@ def check_shapes() -> None:
     missing |= RECORD_FIELDS - set(ConsumerRecord.__dataclass_fields__)
     if missing:
         raise _error(f"records have no {sorted(missing)}")
+    missing = COORDINATOR_NAMES - set(GroupCoordinator.check_errors.__code__.co_names)
+    if missing:
+        raise _error(f"the group's coordinator keeps no {sorted(missing)}")
 
 
 def has_fetch_shape() -> bool:
