@@ -92,8 +92,6 @@ class WorkerApp(faust.App):
         super().__init__(settings.consumer_group, **_faust_settings(settings))
         self.on_rebalance_complete.connect(self._take_over)
         self.task(self._snapshot_regularly)
-        self.task(self.watchdog.run)
-        self.task(self._watch_group)
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self, loop=self.loop)
@@ -128,6 +126,11 @@ class WorkerApp(faust.App):
         if policy is not None:
             await self.adopt(policy)
         self.self_watch.health.is_warm = True
+        for watch in (
+            self.watchdog.run,
+            self._watch_group,
+        ):  # as tasks they would wait for the first partition
+            self.add_future(watch())
 
     async def on_shutdown(self) -> None:
         """Release the connections, after everything that writes has stopped."""
