@@ -126,11 +126,9 @@ class WorkerApp(faust.App):
         if policy is not None:
             await self.adopt(policy)
         self.self_watch.health.is_warm = True
-        for watch in (
-            self.watchdog.run,
-            self._watch_group,
-        ):  # as tasks they would wait for the first partition
-            self.add_future(watch())
+        # Not as Faust's tasks, which wait for the first partition: it may never come.
+        self.add_future(self.watchdog.run())
+        self.add_future(self._watch_group())
 
     async def on_shutdown(self) -> None:
         """Release the connections, after everything that writes has stopped."""

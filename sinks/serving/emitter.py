@@ -27,9 +27,10 @@ from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 
 from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
+from sinks.serving.background import BackgroundThread
 from sinks.serving.event import encode_event
 from sinks.serving.formats import COLUMNS, FORMAT_HEADER, encode_columns
-from sinks.serving.producer import TIMEOUT_MS, connect_producer
+from sinks.serving.producer import connected_producer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,8 +102,8 @@ class Emitter:
         self._queue: deque[ServingEvent] = deque()
         self._in_flight = 0
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._background = BackgroundThread("emitter", self._run)
+        self._stopping = self._background.stopping
         self._partitions: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -115,45 +116,34 @@ class Emitter:
             self.dropped["buffer_full" if self._is_open else "closed"] += 1
             return False
         self._queue.append(event)
-        if self._thread is None:
+        if not self._background.is_started:
             self.start()  # the first event after a fork
         return True
 
     def start(self) -> None:
         """Begin to send. Calling it twice is harmless."""
-        with self._lock:
-            self._is_open = True
-            if self._thread is None:
-                self._stopping.clear()
-                self._thread = threading.Thread(target=self._run, name="modelwarden-emitter", daemon=True)
-                self._thread.start()
+        self._is_open = True
+        self._background.start()
 
     def stop(self) -> None:
         """Send what is queued, if the brokers are there; wait for the thread. Later events are dropped."""
         self._is_open = False
-        self._stopping.set()
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()
+        self._background.stop()
         self.lose("closed", len(self._queue))
         self._queue.clear()
 
     def _run(self) -> None:
+        """Send what is queued, connecting again for as long as it takes."""
         while not self._stopping.is_set() or self._queue:
             try:
-                producer = self._connect()
+                with connected_producer(
+                    self._kafka, delivery_timeout_ms=DELIVERY_TIMEOUT_MS, **self._client
+                ) as producer:
+                    self._send_all(producer)
             except (KafkaError, OSError) as error:
                 _log.warning("cannot send to %s at %s: %s; trying again", self._topic, self._kafka, error)
                 if self._stopping.wait(RETRY_S):
                     return
-                continue
-            try:
-                self._send_all(producer)
-            finally:
-                producer.close(timeout=TIMEOUT_MS / 1000)
-
-    def _connect(self) -> Any:
-        return connect_producer(self._kafka, delivery_timeout_ms=DELIVERY_TIMEOUT_MS, **self._client)
 
     def _send_all(self, producer: Any) -> None:
         """Send what comes, every few milliseconds, until told to stop and nothing is left."""
@@ -200,10 +190,7 @@ class Emitter:
     def _send_together(self, producer: Any, partition: int, events: Sequence[ServingEvent]) -> None:
         try:
             value = encode_columns(events)
-        except (
-            ValueError,
-            TypeError,
-        ):  # a name too long for columns, or malformed: JSON, and its reader tells
+        except (ValueError, TypeError):  # too long a name, or malformed: JSON, and its reader tells
             if len(events) == 1:
                 self._send_one(producer, events[0])
                 return

@@ -16,6 +16,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
+from sinks.serving.background import BackgroundThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,8 +68,8 @@ class TopicFollower:
         self._tick_s = -float("inf")
         self._positions: dict[TopicPartition, int] = {}
         self._ready = threading.Event()
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._background = BackgroundThread("follower", self._run)
+        self._stopping = self._background.stopping
 
     @property
     def is_ready(self) -> bool:
@@ -82,17 +83,11 @@ class TopicFollower:
 
     def start(self) -> None:
         """Begin. Calling it twice is harmless."""
-        if self._thread is None:
-            self._stopping.clear()
-            self._thread = threading.Thread(target=self._run, name="modelwarden-follower", daemon=True)
-            self._thread.start()
+        self._background.start()
 
     def stop(self) -> None:
         """End, and wait until the thread has ended."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._background.stop()
 
     def wait_until_ready(self, timeout_s: float) -> bool:
         """Wait until the topics have been read once; tell whether they have."""

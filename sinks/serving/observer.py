@@ -19,6 +19,7 @@ from weakref import WeakSet
 
 import numpy as np
 
+from sinks.serving.background import BackgroundThread
 from sinks.serving.event import confidences, make_event
 from sinks.serving.sketch import Sketcher
 
@@ -82,8 +83,7 @@ class Observer:
         self._queue: deque[_Observation] = deque()
         self._bytes = 0
         self._work = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._background = BackgroundThread("observer", self._run)
 
     def __len__(self) -> int:
         """Count the calls that wait."""
@@ -108,31 +108,24 @@ class Observer:
             fields["embedding_sketch"] = np.array(fields["embedding_sketch"])
         self._queue.append(_Observation(time_ms, key, asked, answered, fields))
         self._bytes += size  # threads may lose a sum to each other; it starts anew with every round
-        if self._thread is None and self._was_started:
+        if self._was_started and not self._background.is_started:
             self.start()  # the first call after a fork
 
     def start(self) -> None:
         """Begin to make events. Calling it twice is harmless."""
-        with self._work:
-            self._is_closed = False
-            self._was_started = True
-            if self._thread is None:
-                self._stopping.clear()
-                self._thread = threading.Thread(target=self._run, name="modelwarden-observer", daemon=True)
-                self._thread.start()
+        self._is_closed = False
+        self._was_started = True
+        self._background.start()
 
     def stop(self) -> None:
         """Make events of what is queued, and end. Later calls are dropped."""
         self._is_closed = True
         self._was_started = False
-        self._stopping.set()
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()
+        self._background.stop()
         self.work()
 
     def _run(self) -> None:
-        while not self._stopping.wait(LINGER_S):
+        while not self._background.stopping.wait(LINGER_S):
             self.work()
 
     def work(self) -> None:

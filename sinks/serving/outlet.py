@@ -14,7 +14,8 @@ from typing import Any
 from kafka.errors import KafkaError
 
 from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
-from sinks.serving.producer import TIMEOUT_MS, connect_producer
+from sinks.serving.background import BackgroundThread
+from sinks.serving.producer import TIMEOUT_MS, connected_producer
 
 DEFAULT_QUEUED = 10_000
 IDLE_S = 0.02
@@ -55,8 +56,8 @@ class Outlet:
         self._queue: deque[tuple[bytes, bytes]] = deque()
         self._in_flight = 0
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._background = BackgroundThread("outlet", self._run)
+        self._stopping = self._background.stopping
 
     def __len__(self) -> int:
         """Count the records that wait."""
@@ -72,34 +73,24 @@ class Outlet:
 
     def start(self) -> None:
         """Begin to send. Calling it twice is harmless."""
-        if self._thread is None:
-            self._stopping.clear()
-            self._thread = threading.Thread(target=self._run, name="modelwarden-outlet", daemon=True)
-            self._thread.start()
+        self._background.start()
 
     def stop(self) -> None:
         """Send what is queued, if the brokers are there; wait for the thread."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._background.stop()
 
     def _run(self) -> None:
+        """Send what is queued, connecting again for as long as it takes."""
         while not self._stopping.is_set() or self._queue:
             try:
-                producer = self._connect()
+                with connected_producer(
+                    self._kafka, delivery_timeout_ms=2 * TIMEOUT_MS, linger_ms=2, **self._client
+                ) as producer:
+                    self._send(producer)
             except (KafkaError, OSError) as error:
                 _log.warning("cannot send to %s at %s: %s; trying again", self._topic, self._kafka, error)
                 if self._stopping.wait(RETRY_S):
                     return
-                continue
-            try:
-                self._send(producer)
-            finally:
-                producer.close(timeout=TIMEOUT_MS / 1000)
-
-    def _connect(self) -> Any:
-        return connect_producer(self._kafka, delivery_timeout_ms=2 * TIMEOUT_MS, linger_ms=2, **self._client)
 
     def _send(self, producer: Any) -> None:
         """Send until told to stop and nothing is left."""

@@ -6,17 +6,22 @@ Who calls it: the emitter and the outlet, in their threads; it may block for `TI
 from __future__ import annotations
 
 import time
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaProducer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TIMEOUT_MS = 5_000
 ASK_S = 0.1
 """How often to ask for the leader of a partition that has none: kafka-python's own `retry_backoff_ms`."""
 
 
-def connect_producer(kafka: str, **client: Any) -> Any:
-    """Connect to the bootstrap servers; `client` holds more of kafka-python's settings.
+@contextmanager
+def connected_producer(kafka: str, **client: Any) -> Iterator[Any]:
+    """Connect to the bootstrap servers, and close in the end; `client` holds more of kafka-python's settings.
 
     Raises
     ------
@@ -33,7 +38,10 @@ def connect_producer(kafka: str, **client: Any) -> Any:
         **client,
     )
     ask_calmly(producer._metadata)  # noqa: SLF001 - kafka-python has no setting for it
-    return producer
+    try:
+        yield producer
+    finally:
+        producer.close(timeout=TIMEOUT_MS / 1000)
 
 
 def ask_calmly(metadata: Any) -> None:

@@ -1,0 +1,58 @@
+"""One thread that is started and stopped, again if need be: what all that runs beside a request is made of.
+
+Who calls it: the emitter, the observer, the outlet and the follower. `start` does not block; `stop` waits for
+the thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class BackgroundThread:
+    """A daemon thread that runs one function until it is told to stop.
+
+    Parameters
+    ----------
+    name : str
+        Of the thread, after `modelwarden-`.
+    run : callable
+        Returns soon after `stopping` is set.
+
+    Attributes
+    ----------
+    stopping : threading.Event
+        Set from `stop` until the next `start`.
+    """
+
+    def __init__(self, name: str, run: Callable[[], object]) -> None:
+        self._name = f"modelwarden-{name}"
+        self._run = run
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.stopping = threading.Event()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether `start` was called, and `stop` not since."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Begin. Calling it twice is harmless, from two threads too."""
+        with self._lock:
+            if self._thread is None:
+                self.stopping.clear()
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        """Set `stopping`, and wait until the thread has ended. Harmless where there is none."""
+        self.stopping.set()
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
