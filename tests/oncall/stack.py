@@ -247,6 +247,8 @@ class Stack:
                 "--cluster.listen-address=",
             ],
         )
+        for name in ("prometheus", "alertmanager"):
+            self.wait(partial(self.probe, name, "/-/ready"), 60, f"{name} is not ready")
 
     def _start_program(self, name: str, options: list[str]) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
