@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from rule_cases import CASES, Case
-from rulebook import DEPLOY, RULES_FILE, load_alerts
+from rulebook import DEPLOY, RULES_FILE, load_alerts, load_groups
 
 from sinks.metrics.catalogue import CATALOGUE
 from sinks.metrics.definition import Histogram
@@ -18,13 +18,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ALERTS = load_alerts()
+GROUPS = [group["name"] for group in load_groups()]
 WATCHDOG = "ModelwardenWatchdog"
 ROUTES = DEPLOY / "alertmanager" / "alertmanager.yml"
 
 
 def run_promtool(promtool: str, folder: Path, test: dict[str, Any], evaluation: str = "30s") -> None:
     file = folder / "test.json"
-    plan = {"rule_files": [str(RULES_FILE)], "evaluation_interval": evaluation, "tests": [test]}
+    plan = {
+        "rule_files": [str(RULES_FILE)],
+        "evaluation_interval": evaluation,
+        # Without it promtool draws an order: alerts would see the recording rules' last round, or none.
+        "group_eval_order": GROUPS,
+        "tests": [test],
+    }
     file.write_text(json.dumps(plan))
     done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
