@@ -12,18 +12,19 @@ window by window, and read in an exponential tail (`detectors.tails`): the bound
 week. Higher criticism (Donoho and Jin, Annals of Statistics 2004) has the same aim, few and weak effects
 among many; a trimmed sum needs no independence between events of one key.
 
-Costs a look at 512 numbers, at most every `LOOK_MS` of event time. Who calls it: `detectors.engine`, one a
-model. Deterministic, whatever the batches; keys that lose their slot leave the window.
+Costs a look at 512 numbers, at most every `LOOK_EVENTS` events and every `LOOK_MS` of event time. Who calls
+it: `detectors.engine`, one a model. Deterministic, whatever the batches; keys that lose their slot leave the
+window.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from detectors.kernelcache import njit
-from detectors.keylevel import tail
+from detectors.keylevel import read_tail
 from detectors.reference import ModelAlarmReference
 from detectors.tails import fit_tail
 
@@ -98,39 +99,24 @@ class ModelAlarm:
         """Take in rows (n,) with their keys' surprise, in order; return what was found at the looks."""
         reference = self.reference
         findings: list[ModelFinding] = []
-        start = 0
-        while reference is not None and start < len(slots):
-            row = _advance(slots, surprise, time_ms, start, self._slots, self._surprise, self._clock)
-            if row < 0:
+        row = 0
+        while reference is not None:
+            known = reference.scale, reference.knots, reference.surprise, reference.slope
+            own = self._slots, self._surprise, self._clock
+            row, self._level, expected = _advance(slots, surprise, time_ms, row, *own, *known, self._level)
+            if not row:
                 break
-            finding = self._look(reference, row)
-            findings += [] if finding is None else [finding]
-            start = row + 1
+            findings.append(self._describe(row - 1, expected, reference.scale))
         return findings
 
-    def _look(self, reference: ModelAlarmReference, row: int) -> ModelFinding | None:
-        keys, terms, weight = _terms(self._slots, self._surprise, *reference.scale)
-        z = _trimmed(terms, weight)
-        expected = self._windows_a_week() * np.exp(
-            -tail(z, reference.knots, reference.surprise, float(reference.slope[0]))
-        )
-        if expected >= CALM:
-            self._level = 0
-        level = sum(float(expected) <= budget for budget in MODEL_BUDGETS)
-        if level <= self._level:
-            return None
-        self._level = int(level)
+    def _describe(self, row: int, expected: float, scale: Array) -> ModelFinding:
+        """Name the keys that add the most, as of the window's latest row."""
+        keys, terms, _ = weigh(self._slots, self._surprise, scale)
         strongest = np.argsort(-terms, kind="stable")
         reach = np.cumsum(terms[strongest]) / max(terms[terms > 0].sum(), 1e-9)
         chosen = keys[strongest[: int(np.searchsorted(reach, 0.8)) + 1]]
         share = float(np.isin(self._slots, chosen).mean())
-        return ModelFinding(row, level, float(expected), chosen, share, len(keys))
-
-    def _windows_a_week(self) -> float:
-        """Return how many windows that share no event a week holds, at the pace so far."""
-        events, _, first_ms, latest_ms, _ = self._clock.tolist()
-        pace = events / WINDOW * _WEEK_MS / max(latest_ms - first_ms, _DAY_MS)
-        return min(max(pace, 1.0), _WEEK_MS / LOOK_MS)
+        return ModelFinding(row, self._level, expected, chosen, share, len(keys))
 
     def forget(self, slots: NDArray[np.int64]) -> None:
         """Drop keys that lost their slots."""
@@ -178,39 +164,80 @@ def fit_model_alarm(owner: NDArray[np.int64], surprise: NDArray[np.float32]) -> 
     mean = float((np.bincount(index, capped) / counts).mean())
     variance = np.bincount(index, np.square(capped - mean)) / counts
     scale = np.array([mean, max(float(variance.mean()) ** 0.5, 1e-3)])
-    z = np.array(
-        [_trimmed(*_terms(owner[end - WINDOW : end], capped[end - WINDOW : end], *scale)[1:]) for end in ends]
-    )
+    windows = (slice(end - WINDOW, end) for end in ends)
+    z = np.array([trimmed_z(*weigh(owner[window], surprise[window], scale)[1:]) for window in windows])
     largest = z[: len(z) // looks * looks].reshape(-1, looks).max(axis=1).astype(np.float32)
     knots, height, slope = fit_tail(largest, censored=0, empirical_top=False, excess_floor=_EXCESS_FLOOR)
     return ModelAlarmReference(scale=scale, knots=knots, surprise=height, slope=np.array([slope], np.float32))
 
 
-def _terms(
-    slots: Array, surprise: Array, mean: float, deviation: float
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the window's keys, what each adds to z before the division by the weights' norm, and weights."""
-    keys, index, counts = np.unique(slots, return_inverse=True, return_counts=True)
-    total = np.bincount(index, np.minimum(surprise, SURPRISE_LIMIT))
-    weight = np.minimum(counts, KEY_EVENTS).astype(float)
-    terms = weight * (total / counts - mean) / deviation
-    known = keys != _EMPTY
-    return keys[known], terms[known], weight[known]
+@njit(cache=True, nogil=True)
+def weigh(slots: Array, surprise: Array, scale: Array) -> tuple[Array, Array, Array]:
+    """Return the keys of a window, what each adds to z before the division by the weights' norm, and weights.
+
+    Parameters
+    ----------
+    slots : int64 (n,)
+        Key of each event, negative for none.
+    surprise : float32 (n,)
+    scale : float64 (2,)
+        Mean and standard deviation of an honest key's surprise.
+
+    Returns
+    -------
+    keys : int64 (k,)
+        In the order in which they first stand in the window.
+    terms, weight : float64 (k,)
+    """
+    mask = 1
+    while mask < 2 * len(slots):
+        mask *= 2
+    mask -= 1
+    table = np.full(mask + 1, -1, np.int64)
+    keys, counts, total = np.empty_like(slots), np.zeros(len(slots)), np.zeros(len(slots))
+    found = 0
+    for i in range(len(slots)):
+        if slots[i] < 0:
+            continue
+        at = (slots[i] ^ (slots[i] >> 9)) & mask
+        while table[at] >= 0 and keys[table[at]] != slots[i]:
+            at = (at + 1) & mask
+        if table[at] < 0:
+            table[at], keys[found] = found, slots[i]
+            found += 1
+        counts[table[at]] += 1
+        total[table[at]] += min(np.float64(surprise[i]), SURPRISE_LIMIT)
+    weight = np.minimum(counts[:found], np.float64(KEY_EVENTS))
+    return keys[:found], weight * (total[:found] / counts[:found] - scale[0]) / scale[1], weight
 
 
-def _trimmed(terms: NDArray[np.float64], weight: NDArray[np.float64]) -> float:
-    """Return z; minus infinity where so few keys are left that it says nothing."""
+@njit(cache=True, nogil=True)
+def trimmed_z(terms: Array, weight: Array) -> Any:
+    """Return z without the `TRIMMED_KEYS` largest terms; minus infinity where too few keys are left."""
     if len(terms) <= TRIMMED_KEYS:
         return -np.inf
-    kept = np.sort(terms)[: len(terms) - TRIMMED_KEYS]
-    return float(kept.sum() / np.sqrt(np.square(weight).sum()))
+    kept = terms.copy()
+    for _ in range(TRIMMED_KEYS):
+        kept[np.argmax(kept)] = -np.inf
+    total = norm = 0.0
+    for i in range(len(kept)):
+        norm += weight[i] * weight[i]
+        if kept[i] > -np.inf:
+            total += kept[i]
+    return total / np.sqrt(norm)
 
 
 @njit(cache=True, nogil=True)
 def _advance(
-    slots: Array, surprise: Array, time_ms: Array, start: int, ring: Array, ring_surprise: Array, clock: Array
-) -> int:
-    """Take in rows from `start` up to the one after which to look; return it, or -1 at the end."""
+    slots: Array, surprise: Array, time_ms: Array, start: int,
+    ring: Array, ring_surprise: Array, clock: Array,
+    scale: Array, knots: Array, tail_surprise: Array, slope: Array, level: int,
+) -> tuple[int, int, float]:  # fmt: skip
+    """Take in rows from `start` up to one at which the level rises, looking as often as is due.
+
+    Return the row behind it, or 0 at the end; the level now; expected false alarms so strong, a week.
+    """
+    z, height = np.empty(1, np.float32), np.empty(1, np.float32)
     for i in range(start, len(slots)):
         place = clock[0] % len(ring)
         ring[place], ring_surprise[place] = slots[i], surprise[i]
@@ -219,7 +246,25 @@ def _advance(
         clock[0] += 1
         clock[1] += 1
         clock[3] = max(clock[3], time_ms[i])
-        if clock[0] >= len(ring) and clock[1] >= LOOK_EVENTS and clock[3] >= clock[4] + LOOK_MS:
-            clock[1], clock[4] = 0, clock[3]
-            return i
-    return -1
+        if clock[0] < len(ring) or clock[1] < LOOK_EVENTS or clock[3] < clock[4] + LOOK_MS:
+            continue
+        clock[1], clock[4] = 0, clock[3]
+        _, terms, weight = weigh(ring, ring_surprise, scale)
+        z[0] = trimmed_z(terms, weight)
+        read_tail(z, knots, tail_surprise, slope[0], height)
+        expected = _windows_a_week(clock) * np.exp(-np.float64(height[0]))
+        if expected >= CALM:
+            level = 0
+        reached = 0
+        for budget in MODEL_BUDGETS:
+            reached += expected <= budget
+        if reached > level:
+            return i + 1, reached, expected
+    return 0, level, 0.0
+
+
+@njit(cache=True, nogil=True)
+def _windows_a_week(clock: Array) -> Any:
+    """Return how many windows that share no event a week holds, at the pace so far."""
+    span_ms = max(clock[3] - clock[2], _DAY_MS)
+    return min(max(clock[0] / WINDOW * _WEEK_MS / span_ms, 1.0), _WEEK_MS / LOOK_MS)

@@ -38,13 +38,13 @@ Blind to Jacobian augmentation if its features are; it adds nothing that no sign
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from detectors.kernelcache import njit
+from detectors.riverforest import WINDOW, Forest, scale_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,11 +57,8 @@ SCORES = ("forest_rank", "regime_rank")
 """Columns of `RiverTier.score`: share of other keys' events that the forest finds less odd than this event,
 and the mean of that share since the key last changed."""
 
-TREES, HEIGHT, WINDOW = 10, 4, 250
-RECENT = 1024
-"""Forest scores of other keys' events that a rank is taken among."""
-SAMPLE_EVERY = 64
-"""One event in so many of keys not promoted is learned from, per model."""
+SAMPLE_EVERY = 256
+"""One event in so many of keys not promoted is learned from, per model: learning takes River some 20 us."""
 FULL_EVENTS, THIN_EVERY = 512, 64
 """A promoted key's first events are all scored, then one in 64: a flood must not stall the worker."""
 SETTLED_EVENTS = 16
@@ -91,12 +88,15 @@ class RiverTier:
         self.seed = seed
         self.evicted = 0
         self._places: dict[int, _Place] = {}
-        self._forests: dict[int, _Forest] = {}
-        self._passed: dict[int, int] = {}
+        self._forests: dict[int, Forest] = {}
+        self._passed = np.empty(0, np.int64)
+        """By model: rows of keys not promoted so far; -1 where it has no forest."""
+        self._counted: tuple[Array, Array, Array] | None = None
 
     @property
     def promoted(self) -> dict[int, tuple[float, int]]:
         """Level and latest event time of each promoted slot, the next to go first."""
+        self._settle()
         ranked = sorted(self._places.items(), key=lambda entry: (*entry[1].strength, entry[0]))
         return {slot: place.strength for slot, place in ranked}
 
@@ -115,16 +115,24 @@ class RiverTier:
             raise ValueError(
                 f"no usable reference event for model {model}: its River forest cannot be trained"
             )
-        forest = _Forest(_scale(usable), self.seed + model)
+        forest = Forest(scale_of(usable), self.seed + model)
         for row in np.resize(forest.scaled(usable), (max(len(usable), 2 * WINDOW), usable.shape[1])):
             forest.learn(row, float(forest.scores(row[None])[0]))
         self._forests[model] = forest
+        self._pass(model, max(self._passed[model], 0) if model < len(self._passed) else 0)
+
+    def _pass(self, model: int, count: int) -> None:
+        """Say how many rows of a model with a forest have passed."""
+        missing = max(model + 1 - len(self._passed), 0)
+        self._passed = np.append(self._passed, np.full(missing, -1))
+        self._passed[model] = count
 
     def promote(self, slot: int, level: float, time_ms: int) -> int | None:
         """Give a slot a place, or its place a new level; return the slot that lost out, if one did.
 
         That is another slot, or the same one if it was refused.
         """
+        self._settle()
         place = self._places.get(slot)
         if place is not None:
             place.strength = (level, max(time_ms, place.strength[1]))
@@ -141,7 +149,9 @@ class RiverTier:
 
     def demote(self, slot: int) -> None:
         """Take back a slot's place, if it has one: its key lost the slot, or was forgiven."""
-        self._places.pop(slot, None)
+        if slot in self._places:
+            self._settle()
+            del self._places[slot]
 
     def score(self, slots: Array, model: Array, time_ms: Array, features: Array) -> NDArray[np.float32]:
         """Score the rows of promoted slots, and learn from a sample of the others, in order.
@@ -161,53 +171,57 @@ class RiverTier:
             finite feature or was thinned out. Any cut of the rows gives the same.
         """
         out = np.full((len(slots), len(SCORES)), np.nan, np.float32)
-        if not self._forests:
-            return out
-        usable = np.isfinite(features).any(axis=1) & np.isin(model, list(self._forests))
-        event = self._count(slots, time_ms, usable)
-        due = (event > 0) & ((event <= FULL_EVENTS) | (event % THIN_EVERY == 0))
-        for number, forest in self._forests.items():
-            own = usable & (model == number)
-            wanted = np.flatnonzero(own & (due | self._sampled(number, own & (event == 0))))
-            scaled = forest.scaled(features[wanted])
-            start = 0
-            while start < len(wanted):  # a forest's scores stay as they are until its window is full
-                learned = np.flatnonzero(event[wanted[start:]] == 0)
-                left = WINDOW - forest.count % WINDOW
-                stop = start + int(learned[left - 1]) + 1 if len(learned) >= left else len(wanted)
-                some, points = wanted[start:stop], scaled[start:stop]
-                scores = forest.scores(points)
-                ranks = forest.ranks(scores)
-                for place, row in enumerate(some.tolist()):
-                    if event[row]:
-                        out[row] = self._places[int(slots[row])].score(float(ranks[place]), int(event[row]))
-                    else:
-                        forest.learn(points[place], float(scores[place]))
-                start = stop
+        event, wanted = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.bool_)
+        _sort_out(slots, model, time_ms, features, *self._roll(), self._passed, event, wanted)
+        rows = np.flatnonzero(wanted)
+        for number in np.unique(model[rows]).tolist():
+            own = rows[model[rows] == number]
+            self._rank(self._forests[number], own, slots, event, features[own], out)
         return out
 
-    def _count(self, slots: Array, time_ms: Array, usable: Array) -> Array:
-        """Return each row's number among its key's usable events, from one; 0 if it is not promoted."""
-        promoted = sorted(self._places)
-        places = [self._places[slot] for slot in promoted]
-        count = np.array([place.count for place in places], np.int64)
-        latest = np.array([place.strength[1] for place in places], np.int64)
-        event = np.zeros(len(slots), np.int64)
-        _count(slots, time_ms, usable, np.array(promoted, np.int64), count, latest, event)
-        for place, events, latest_ms in zip(places, count.tolist(), latest.tolist(), strict=True):
-            place.count, place.strength = events, (place.strength[0], latest_ms)
-        return event
+    def _rank(
+        self, forest: Forest, rows: Array, slots: Array, event: Array, features: Array, out: Array
+    ) -> None:
+        """Rank the rows of promoted slots, and learn the others, in order."""
+        scaled = forest.scaled(features)
+        start = 0
+        while start < len(rows):  # a forest's scores stay as they are until its window is full
+            learned = np.flatnonzero(event[rows[start:]] == 0)
+            left = WINDOW - forest.count % WINDOW
+            stop = start + int(learned[left - 1]) + 1 if len(learned) >= left else len(rows)
+            some, points = rows[start:stop], scaled[start:stop]
+            scores = forest.scores(points)
+            ranks = forest.ranks(scores)
+            for place, row in enumerate(some.tolist()):
+                if event[row]:
+                    out[row] = self._places[int(slots[row])].score(float(ranks[place]), int(event[row]))
+                else:
+                    forest.learn(points[place], float(scores[place]))
+            start = stop
 
-    def _sampled(self, model: int, others: Array) -> Array:
-        """Mark every `SAMPLE_EVERY`-th of a model's rows of keys not promoted, counted over all batches."""
-        count = self._passed.get(model, 0) + np.cumsum(others)
-        if len(count):
-            self._passed[model] = int(count[-1])
-        sampled: Array = others & (count % SAMPLE_EVERY == 0)
-        return sampled
+    def _roll(self) -> tuple[Array, Array, Array]:
+        """Return the promoted slots, ascending, with each one's events and latest time, to count on."""
+        if self._counted is None:
+            promoted = sorted(self._places)
+            places = [self._places[slot] for slot in promoted]
+            self._counted = (
+                np.array(promoted, np.int64),
+                np.array([place.count for place in places], np.int64),
+                np.array([place.strength[1] for place in places], np.int64),
+            )
+        return self._counted
+
+    def _settle(self) -> None:
+        """Give the places what was counted since; before they are read, or change."""
+        if self._counted is not None:
+            for slot, count, latest_ms in zip(*(column.tolist() for column in self._counted), strict=True):
+                place = self._places[slot]
+                place.count, place.strength = count, (place.strength[0], latest_ms)
+            self._counted = None
 
     def dump(self) -> dict[str, Array]:
         """Return the state as arrays of numbers: one per promoted slot, four per model, and a count."""
+        self._settle()
         arrays: dict[str, Array] = {"evicted": np.array([self.evicted], np.int64)}
         for slot, place in self._places.items():
             level, time_ms = place.strength
@@ -216,8 +230,9 @@ class RiverTier:
             arrays[f"scale/{model}"] = forest.scale
             arrays[f"rows/{model}"] = np.array(forest.rows)
             arrays[f"recent/{model}"] = np.array([*forest.table, *forest.recent])
-            passed = self._passed.get(model, 0)
-            arrays[f"counts/{model}"] = np.array([passed, forest.count, len(forest.table)], np.int64)
+            arrays[f"counts/{model}"] = np.array(
+                [self._passed[model], forest.count, len(forest.table)], np.int64
+            )
         return arrays
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
@@ -233,12 +248,15 @@ class RiverTier:
         try:
             places = {int(n[6:]): _Place.rebuild(a) for n, a in arrays.items() if n.startswith("place/")}
             models = [int(name[7:]) for name in arrays if name.startswith("counts/")]
-            forests = {model: _Forest.rebuild(arrays, model, self.seed + model) for model in models}
+            forests = {model: Forest.rebuild(arrays, model, self.seed + model) for model in models}
             passed = {model: int(arrays[f"counts/{model}"][0]) for model in models}
             evicted = int(arrays["evicted"][0])
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"damaged dump of the River tier: {error!r}") from error
-        self._places, self._forests, self._passed, self.evicted = places, forests, passed, evicted
+        self._places, self._forests, self.evicted = places, forests, evicted
+        self._passed, self._counted = np.empty(0, np.int64), None
+        for model, count in passed.items():
+            self._pass(model, count)
         for slot in list(self.promoted)[: max(len(places) - self.max_keys, 0)]:
             self.demote(slot)
 
@@ -273,16 +291,32 @@ class _Place:
 
 
 @njit(cache=True, nogil=True)
-def _count(
-    slots: Array, time_ms: Array, usable: Array, promoted: Array, count: Array, latest: Array, event: Array
-) -> None:
-    """Count events of promoted slots (ascending): `count` and `latest` by place, `event` by row."""
+def _sort_out(
+    slots: Array, model: Array, time_ms: Array, features: Array,
+    promoted: Array, count: Array, latest: Array, passed: Array, event: Array, wanted: Array,
+) -> None:  # fmt: skip
+    """Count the events of promoted slots, and mark the rows to rank or, of other slots, to learn from.
+
+    `promoted` ascends; `count` and `latest` are by its places, `passed` by model; `event` (n,) gets the row's
+    number among its key's, 0 for other slots. Rows without a finite feature or a forest are left out.
+    """
     for row in range(len(slots)):
+        if model[row] >= len(passed) or passed[model[row]] < 0:
+            continue
+        is_usable = False
+        for k in range(features.shape[1]):
+            is_usable |= np.isfinite(features[row, k])
+        if not is_usable:
+            continue
         place = np.searchsorted(promoted, slots[row])
-        if usable[row] and place < len(promoted) and promoted[place] == slots[row]:
+        if place < len(promoted) and promoted[place] == slots[row]:
             count[place] += 1
             latest[place] = max(latest[place], time_ms[row])
             event[row] = count[place]
+            wanted[row] = count[place] <= FULL_EVENTS or count[place] % THIN_EVERY == 0
+        else:
+            passed[model[row]] += 1
+            wanted[row] = passed[model[row]] % SAMPLE_EVERY == 0
 
 
 def _window(ranks: list[float]) -> Any:
@@ -292,121 +326,3 @@ def _window(ranks: list[float]) -> Any:
     for rank in ranks:
         window.update(rank)
     return window
-
-
-class _Forest:
-    """A half-space forest with the scale of its features, the rows that made it, and scores to rank among."""
-
-    def __init__(self, scale: Array, seed: int) -> None:
-        from river.anomaly import HalfSpaceTrees  # noqa: PLC0415 - River takes one to two seconds to load
-
-        self.scale = scale
-        self.count = 0
-        self.rows: list[list[float]] = []
-        self.recent: deque[float] = deque(maxlen=RECENT)
-        self.table: list[float] = []
-        self._trees = HalfSpaceTrees(n_trees=TREES, height=HEIGHT, window_size=WINDOW, seed=seed)
-        self._compiled: tuple[Array, ...] = ()
-
-    def scaled(self, features: Array) -> Array:
-        """Bring features (m, d) to [0, 1]; NaN becomes the reference's median."""
-        low, middle, high = self.scale
-        filled = np.where(np.isfinite(features), features, middle)
-        unit: Array = np.clip((filled - low) / (high - low), 0.0, 1.0)
-        return unit
-
-    def learn(self, scaled: Array, score: float) -> None:
-        """Remember the score of an event of a key that is not promoted, then learn the event."""
-        if self.count >= WINDOW:
-            self.recent.append(score)
-        self._grow(scaled.tolist())
-        if self.count % WINDOW == 0:
-            self.table = sorted(self.recent)
-
-    def _grow(self, row: list[float]) -> None:
-        if self.count % WINDOW == 0:
-            del self.rows[:-WINDOW]  # what came before the last full window has left the trees
-        self.rows.append(row)
-        self._trees.learn_one(dict(enumerate(row)))
-        self.count += 1
-        if self.count % WINDOW == 0:
-            self._compiled = _compile(self._trees.trees)
-
-    def scores(self, scaled: Array) -> Array:
-        """Return what River's `score_one` does for each row; scores change only when a window is full."""
-        out = np.zeros(len(scaled))
-        if self._compiled:
-            _walk_all(scaled, *self._compiled, out)
-        return out
-
-    def ranks(self, scores: Array) -> NDArray[np.float32]:
-        """Return the share of recent scores below each score; equal ones count half."""
-        table = np.array(self.table, float)
-        between = np.searchsorted(table, scores, "left") + np.searchsorted(table, scores, "right")
-        ranks: NDArray[np.float32] = ((between + 1) / (2 * len(table) + 2)).astype(np.float32)
-        return ranks
-
-    @classmethod
-    def rebuild(cls, arrays: Mapping[str, Array], model: int, seed: int) -> _Forest:
-        """Make a forest from its dump by learning its rows again."""
-        scale, rows, recent = (arrays[f"{name}/{model}"] for name in ("scale", "rows", "recent"))
-        _, count, ranked = arrays[f"counts/{model}"].tolist()
-        known = (count - 1) % WINDOW + 1 + WINDOW * (count > WINDOW)
-        fits = scale.shape[0] == 3 and rows.shape == (known, scale.shape[1]) and count >= 2 * WINDOW
-        if not fits or not (np.isfinite(rows).all() and (scale[2] > scale[0]).all()):
-            raise ValueError(
-                f"damaged dump of the River tier: the rows of model {model} do not fit their scale"
-            )
-        forest = cls(scale, seed)
-        for row in rows.tolist():
-            forest._grow(row)
-        forest.count = count
-        forest.table = recent[:ranked].tolist()
-        forest.recent.extend(recent[ranked:].tolist())
-        return forest
-
-
-def _compile(trees: list[Any]) -> tuple[Array, Array, Array]:
-    """Copy River's trees, full and of one height, into arrays: feature, threshold and mass by node.
-
-    A node's children follow at twice its place, plus one and plus two; leaves have a mass only.
-    """
-    levels = [[[tree] for tree in trees]]
-    for _ in range(HEIGHT):
-        levels.append([[child for node in nodes for child in node.children] for nodes in levels[-1]])
-    inner = [[node for level in levels[:-1] for node in level[t]] for t in range(len(trees))]
-    return (
-        np.array([[node.feature for node in nodes] for nodes in inner], np.int64),
-        np.array([[node.threshold for node in nodes] for nodes in inner], np.float64),
-        np.array([[node.r_mass for level in levels for node in level[t]] for t in range(len(trees))], float),
-    )
-
-
-@njit(cache=True, nogil=True)
-def _walk(point: Array, feature: Array, threshold: Array, mass: Array) -> Any:
-    """Score a point as `HalfSpaceTrees.score_one` does: one less its share of the largest sum of masses."""
-    total = 0.0
-    for tree in range(len(feature)):
-        node, weight = 0, 1.0
-        for _ in range(HEIGHT):
-            if mass[tree, node] < 0.1 * WINDOW:
-                break
-            total += mass[tree, node] * weight
-            node = 2 * node + (1 if point[feature[tree, node]] < threshold[tree, node] else 2)
-            weight *= 2
-        total += mass[tree, node] * weight
-    return 1.0 - total / (TREES * WINDOW * (2 ** (HEIGHT + 1) - 1))
-
-
-@njit(cache=True, nogil=True)
-def _walk_all(points: Array, feature: Array, threshold: Array, mass: Array, out: Array) -> None:
-    for row in range(len(points)):
-        out[row] = _walk(points[row], feature, threshold, mass)
-
-
-def _scale(features: Array) -> Array:
-    """Return low, median and high of each feature, float64 (3, d); a constant one spans one unit."""
-    finite = np.isfinite(features)
-    filled = np.where(finite, features, np.where(finite.any(axis=0), np.nan, 0.0))
-    low, middle, high = np.nanquantile(filled, [0.005, 0.5, 0.995], axis=0)
-    return np.stack([low, middle, np.where(high > low, high, low + 1.0)])

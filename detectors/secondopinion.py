@@ -8,7 +8,7 @@ raises a level; it stands in the alert as a family that agrees or does not.
 
 from __future__ import annotations
 
-from math import log, log10
+from math import log
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,9 +36,9 @@ EVENTS_PER_KEY = 256
 """Events of a benign key that are ranked when the reference is learned."""
 
 
-def rank_surprise(mean_rank: float) -> float:
-    """Turn a mean rank (0 to 1) into -log10 of what is above it, so that 0.9 is 1 and 0.99 is 2."""
-    return -log10(max(1.0 - mean_rank, 1e-4))
+def rank_surprise(mean_rank: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Turn mean ranks (0 to 1) into -log10 of what is above them, so that 0.9 is 1 and 0.99 is 2."""
+    return np.asarray(-np.log10(np.maximum(1.0 - mean_rank.astype(np.float64), 1e-4)), np.float32)
 
 
 def fit_river(features: Sequence[NDArray[np.float32]]) -> RiverReference | None:
@@ -59,7 +59,7 @@ def fit_river(features: Sequence[NDArray[np.float32]]) -> RiverReference | None:
         some = rows[:EVENTS_PER_KEY]
         blank = np.zeros(len(some), np.int64)
         ranks = tier.score(blank + slot, blank.astype(np.int32), blank, some)[:, 1]
-        peaks.append(max(map(rank_surprise, ranks[np.isfinite(ranks)]), default=-np.inf))
+        peaks.append(rank_surprise(ranks[np.isfinite(ranks)]).max(initial=-np.inf))
     knots, surprise, slope = fit_tail(np.array(peaks, np.float32), censored=0, empirical_top=True)
     return RiverReference(sample, knots, surprise, np.array([slope], np.float32))
 
@@ -131,7 +131,7 @@ class SecondOpinion:
         reference = self._references[model]
         out = np.full(len(mean_rank), np.nan, np.float32)
         rows = np.flatnonzero(np.isfinite(mean_rank))
-        heights = np.array([rank_surprise(rank) for rank in mean_rank[rows].tolist()], np.float32)
+        heights = rank_surprise(mean_rank[rows])
         found = np.empty(len(rows), np.float32)
         read_tail(heights, reference.knots, reference.surprise, reference.slope[0], found)
         out[rows] = found

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import re
 import sys
-import zlib
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,15 +17,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from streams.bus.base import Message
 from streams.errors import ModelwardenError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 STANDARD = "-"
-FILE_TOPIC = "events"
-_BLOCK_BYTES = 1024 * 1024
 _TOPIC = re.compile(
     r"kafka://(?P<bootstrap>[^\s,/@]+:\d+(?:,[^\s,/@]+:\d+)*)/(?P<topic>[a-zA-Z0-9._-]{1,249})"
     r"(?:@(?P<first>[0-9T:.+Z-]*?)\.\.(?P<last>[0-9T:.+Z-]*))?"
@@ -109,56 +105,3 @@ def open_writer(path: Path) -> Iterator[BinaryIO]:
             return
         with gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed:
             yield packed  # type: ignore[misc]  # GzipFile has what BinaryIO promises, but not its name
-
-
-def read_lines(path: Path, *, max_line_bytes: int) -> Iterator[tuple[list[bytes], int]]:
-    """Yield lists of lines without their ends, and how many bytes of the file have been read (0 for `-`).
-
-    Of a line longer than `max_line_bytes` only that much and one byte is kept: enough to be refused for its
-    length, too little to fill the memory. From standard input, lines are yielded as they come.
-
-    Raises
-    ------
-    PlaceError
-        If the file is missing, may not be read, or is no gzip file although its name ends in `.gz`.
-    """
-    try:
-        if str(path) == STANDARD:
-            for lines in _lines(sys.stdin.buffer, max_line_bytes):
-                yield lines, 0
-            return
-        with path.open("rb") as raw:
-            file = gzip.GzipFile(fileobj=raw, mode="rb") if path.suffix == ".gz" else raw
-            for lines in _lines(file, max_line_bytes):  # type: ignore[arg-type]  # as in open_writer
-                yield lines, raw.tell()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise PlaceError(str(path), f"a damaged gzip file ({error})", "Copy or make it again") from error
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise PlaceError(str(path), why, "Give a file of JSON lines, - for standard input") from error
-
-
-def _lines(file: BinaryIO, max_line_bytes: int) -> Iterator[list[bytes]]:
-    """Cut what comes into lines, a block at a time."""
-    rest = b""
-    while block := file.read1(_BLOCK_BYTES):  # type: ignore[attr-defined]  # all that are opened here have it
-        first, *others = block.split(b"\n")
-        # The rest is kept no longer than what is refused for its length.
-        rest = (rest + first)[: max_line_bytes + 2]
-        if others:
-            whole = [rest, *others[:-1]]
-            yield [line.rstrip(b"\r")[: max_line_bytes + 1] for line in whole]
-            rest = others[-1][: max_line_bytes + 2]
-    if rest:
-        yield [rest.rstrip(b"\r")[: max_line_bytes + 1]]
-
-
-def file_messages(blocks: Iterable[list[bytes]], *, partition: int = 0) -> Iterator[list[Message]]:
-    """Yield the lines of files as records of a topic `events`; a line's number is its offset."""
-    offset = 0
-    for lines in blocks:
-        yield [
-            Message(topic=FILE_TOPIC, partition=partition, offset=number, value=line)
-            for number, line in enumerate(lines, offset)
-        ]
-        offset += len(lines)

@@ -16,7 +16,9 @@ import msgspec
 
 from detectors.alert import LEVELS, Alert
 from streams.deadletter import dead_letter
-from streams.places import PlaceError, file_messages, read_lines
+from streams.eventfile import read_event_file
+from streams.places import PlaceError
+from streams.recordblock import OFFSET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from streams.fleet import Historian
     from streams.pipeline import Outputs, Pipeline
     from streams.places import TopicPlace
+    from streams.recordblock import RecordBlock
 
 BATCH_MESSAGES = 4096
 KEPT_REJECTIONS = 1000
@@ -155,15 +158,15 @@ class Replay:
 
     def files(self, paths: Sequence[Path], max_message_bytes: int, *, last: int | None = None) -> None:
         """Replay files, in the order given, up to line `last` if it is given. Raises ModelwardenError."""
-        blocks = file_messages(self._lines(paths, max_message_bytes))
-        self._run(_batches_of(blocks, last))
+        self._run(_batches_of(self._blocks(paths, max_message_bytes), last))
 
-    def _lines(self, paths: Sequence[Path], max_line_bytes: int) -> Iterator[list[bytes]]:
-        before = 0
+    def _blocks(self, paths: Sequence[Path], max_line_bytes: int) -> Iterator[RecordBlock]:
+        offset = before = 0
         for path in paths:
-            for lines, read in read_lines(path, max_line_bytes=max_line_bytes):
+            for block, read in read_event_file(path, max_line_bytes=max_line_bytes, first_offset=offset):
                 self._tell(before + read)
-                yield lines
+                yield block
+                offset = block.last + 1
             before += path.stat().st_size if path.is_file() else 0
 
     def topic(self, bus: Bus, place: TopicPlace, *, partition: int | None = None) -> None:
@@ -193,7 +196,7 @@ class Replay:
             if not left:
                 return
 
-    def _run(self, batches: Iterator[list[Message]]) -> None:
+    def _run(self, batches: Iterator[Sequence[Message]]) -> None:
         while (batch := self._next(batches)) and not self._stopped():
             partition = batch[0].partition
             if partition not in self._pipelines:
@@ -211,7 +214,7 @@ class Replay:
             self.collected.add(pipeline.process(piece))
             self._historian.note(pipeline.engine, due)
 
-    def _next(self, batches: Iterator[list[Message]]) -> list[Message]:
+    def _next(self, batches: Iterator[Sequence[Message]]) -> Sequence[Message]:
         try:
             with self._waiting():
                 return next(batches, [])
@@ -234,13 +237,14 @@ class Replay:
         return sum(pipeline.engine.key_count for pipeline in self._pipelines.values())
 
 
-def _batches_of(blocks: Iterator[list[Message]], last: int | None) -> Iterator[list[Message]]:
-    """Cut blocks into batches, up to the message of offset `last`."""
+def _batches_of(blocks: Iterator[RecordBlock], last: int | None) -> Iterator[RecordBlock]:
+    """Cut blocks into batches, up to the record of offset `last`."""
     for block in blocks:
-        wanted = block if last is None else [message for message in block if message.offset < last]
-        for start in range(0, len(wanted), BATCH_MESSAGES):
-            yield wanted[start : start + BATCH_MESSAGES]
-        if len(wanted) < len(block):
+        first = int(block.spans[OFFSET, 0])
+        wanted = len(block) if last is None else min(len(block), last - first)
+        for start in range(0, wanted, BATCH_MESSAGES):
+            yield block[start : min(start + BATCH_MESSAGES, wanted)]
+        if wanted < len(block):
             return
 
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from detectors.campaign.finding import CampaignFinding
-from detectors.campaign.links import MEMBERS, agreement, find_groups
-from detectors.campaign.pace import CAMPAIGN_BUDGETS, pace_p_value
+from detectors.campaign.links import MEMBERS, agreement, find_groups, multiply
+from detectors.campaign.pace import CAMPAIGN_BUDGETS, pace_p_values
 from detectors.campaign.pooled import judge, pool, z_values
 from detectors.campaign.summaries import Summaries
 from detectors.watch import THRESHOLDS
@@ -168,32 +168,40 @@ class CampaignDetector:
     def _look(self, slabs: Slabs, reference: ModelReference, row: int) -> list[CampaignFinding]:
         """Test the groups there are, now and then dissolve them all, and link free keys into new ones."""
         known = _Known(self._summaries, slabs, reference)
-        findings = []
-        for number, members in _split(self._summaries["group"]):
-            finding = self._test(self._groups[number], members, known, row)
-            findings += [] if finding is None else [finding]
+        findings = self._test_groups(known, row)
         if self._counters["looks"] % PERIOD_LOOKS == 0:
             self._dissolve()
         for kind in _KINDS:
             self._link(kind, known)
         return findings + self._judge_owners(slabs, reference.key, row)
 
-    def _test(
-        self, kind: LinkKind, members: NDArray[np.int64], known: _Known, row: int
-    ) -> CampaignFinding | None:
-        """Test a group on what came after its link."""
+    def _test_groups(self, known: _Known, row: int) -> list[CampaignFinding]:
+        """Test the groups on what came after their links."""
+        numbers, members, edges = _split(self._summaries["group"])
         total = self._summaries["count"][members].astype(np.int64)
         since = total - self._summaries["mark"][members]
         tests = PERIOD_LOOKS * (self._counters["tested"] + self._counters["tested_before"])
-        p_value = min(pace_p_value(since, total) * tests, 1.0)
+        p_values = np.minimum(pace_p_values(since, total, edges) * tests, 1.0)
+        findings = []
+        for group in np.flatnonzero(p_values <= CAMPAIGN_BUDGETS[0]).tolist():
+            kind, own = self._groups[int(numbers[group])], members[edges[group] : edges[group + 1]]
+            finding = self._accuse(kind, own, float(p_values[group]), known, row)
+            findings += [] if finding is None else [finding]
+        return findings
+
+    def _accuse(
+        self, kind: LinkKind, members: NDArray[np.int64], p_value: float, known: _Known, row: int
+    ) -> CampaignFinding | None:
+        """Make a finding of a group that shares its work evenly, if it holds together and is news."""
         level = sum(p_value <= budget for budget in CAMPAIGN_BUDGETS)
-        if not level or self._same_owner(members) or not self._is_news(members, level):
+        if self._same_owner(members) or not self._is_news(members, level):
             return None
         fresh = known.profiles(kind, members, "fresh")
         holds = agreement(known.profiles(kind, members, "linked"), fresh[fresh.any(axis=1)])
         if holds < HOLD_COSINE:
             return None
         # Strangers that the test tolerates are not accused.
+        total = self._summaries["count"][members].astype(np.int64)
         apart = np.abs(np.log((total + 0.5) / (np.median(total) + 0.5)))
         return self._finding(row, members[apart < STRANGER_LOG_RATIO], kind, level, p_value, holds)
 
@@ -286,7 +294,7 @@ class _Known(NamedTuple):
         mass = self.summaries[f"{part}_mass"][rows, None]
         centre = self.reference.event.input_centres[-1]
         mean = np.where(mass > 0, self.summaries[part][rows] / np.maximum(mass, 1) - centre, 0)
-        return np.asarray(mean @ self.reference.event.overall_whitening, np.float32)
+        return multiply(mean.astype(np.float32), self.reference.event.overall_whitening)
 
     def _behaviour(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return how far running means lie above those of honest keys; 0 unless one lies far."""
@@ -297,10 +305,11 @@ class _Known(NamedTuple):
         return np.where(z.max(axis=1, keepdims=True) >= ODD_Z, z, np.float32(0))
 
 
-def _split(group: NDArray[np.int32]) -> list[tuple[int, NDArray[np.int64]]]:
-    """Return each group's number and rows, for groups of at least `MEMBERS`."""
+def _split(group: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers of groups of at least `MEMBERS`, their rows one group after the other, and edges."""
     rows = np.flatnonzero(group)
     order = rows[np.argsort(group[rows], kind="stable")]
-    numbers, first = np.unique(group[order], return_index=True)
-    parts = zip(numbers.tolist(), np.split(order, first[1:]), strict=False)
-    return [(number, members) for number, members in parts if len(members) >= MEMBERS]
+    numbers, at, counts = np.unique(group[order], return_inverse=True, return_counts=True)
+    large = counts >= MEMBERS
+    edges = np.concatenate([[0], np.cumsum(counts[large])])
+    return numbers[large], order[large[at]], edges

@@ -10,14 +10,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from detectors.kernelcache import njit
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from detectors.base import Array
 
 PIVOTS = 256
 """Profiles tried as centres in one search; others are tried in later ones."""
 MEMBERS = 4
 """Fewest keys of a group: fewer say nothing about how work is shared."""
 MAX_GROUPS = 64
+
+
+_ALONE = 1 << 18
+"""Products with so many multiplications OpenBLAS does on one thread (GEMM_MULTITHREAD_THRESHOLD in
+interface/gemm.c); the threads it starts for more spin on for 30 ms afterwards, which cost the engine half
+of its processor time."""
+
+
+def multiply(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the product of two matrices, a few rows at a time, so that it stays on this thread."""
+    rows = max(_ALONE // max(right.size, 1), 1)
+    pieces = [left[start : start + rows] @ right for start in range(0, len(left), rows)]
+    return np.concatenate(pieces) if pieces else np.empty((0, right.shape[1]), np.float32)
 
 
 def directions(profiles: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -44,24 +61,51 @@ def find_groups(profiles: NDArray[np.float32], cosine: float, turn: int) -> list
         Rows of each group, ascending; no row is in two.
     """
     unit = directions(profiles)
-    free = np.ones(len(unit), bool)
     pivots = (turn * PIVOTS + np.arange(min(PIVOTS, len(unit)))) % max(len(unit), 1)
-    near = unit[pivots] @ unit.T >= cosine
-    neighbours = near.sum(axis=1)
-    groups: list[NDArray[np.int64]] = []
-    while len(groups) < MAX_GROUPS and len(pivots):
-        best = int(np.argmax(neighbours * free[pivots]))
-        if neighbours[best] < MEMBERS or not free[pivots[best]]:
+    near = multiply(unit, unit[pivots].T) >= cosine
+    group = np.zeros(len(unit), np.int32)
+    count = _group(unit, pivots, near, near.sum(axis=0), np.float32(cosine), group)
+    return [np.flatnonzero(group == number) for number in range(1, count + 1)]
+
+
+@njit(cache=True, nogil=True)
+def _group(unit: Array, pivots: Array, near: Array, neighbours: Array, cosine: float, group: Array) -> int:
+    """Give rows the number of their group, from 1, in `group`; return how many groups there are.
+
+    `near` (k, pivots) marks the rows near each pivot, `neighbours` counts those of them that are free.
+    """
+    free, around, members = np.ones(len(unit), np.bool_), group > 0, group > 0
+    found = 0
+    while found < MAX_GROUPS:
+        best, most = 0, np.int64(0)
+        for pivot in range(len(pivots)):
+            if neighbours[pivot] > most and free[pivots[pivot]]:
+                best, most = pivot, neighbours[pivot]
+        if most < MEMBERS:
             break
-        around = near[best] & free
-        centre = unit[around].sum(axis=0)
-        members = (unit @ centre >= cosine * np.linalg.norm(centre)) & free
-        taken = np.flatnonzero(around | members)
-        free[taken] = False
-        neighbours -= near[:, taken].sum(axis=1)
+        around[:] = near[:, best] & free
+        _gather(unit, around, free, cosine, members)
         if members.sum() >= MEMBERS:
-            groups.append(np.flatnonzero(members))
-    return groups
+            found += 1
+            group[members] = found
+        for row in np.flatnonzero(around | members):
+            free[row] = False
+            neighbours -= near[row]
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _gather(unit: Array, around: Array, free: Array, cosine: float, members: Array) -> None:
+    """Mark the free rows within a cosine of the centre of the rows `around`."""
+    centre = np.zeros(unit.shape[1], np.float32)
+    for place in np.flatnonzero(around):
+        centre += unit[place]
+    least = cosine * np.sqrt(np.sum(centre * centre))
+    for row in range(len(unit)):
+        along = np.float32(0)
+        for k in range(len(centre)):
+            along += unit[row, k] * centre[k]
+        members[row] = free[row] and along >= least
 
 
 def agreement(profiles: NDArray[np.float32], fresh: NDArray[np.float32]) -> float:

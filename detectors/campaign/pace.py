@@ -9,16 +9,18 @@ hide nothing.
 
 from __future__ import annotations
 
-from math import exp
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import chdtr
 
+from detectors.kernelcache import njit
 from detectors.watch import BUDGETS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from detectors.base import Array
 
 HONEST_VARIANCE = 0.7
 """Variance of ln queries between honest keys that is assumed: less than was measured, to be safe."""
@@ -39,22 +41,50 @@ _IQR_EFFICIENCY = 0.37
 
 def pace_p_value(fresh: NDArray[np.int64], total: NDArray[np.int64]) -> float:
     """Return the p-value of so even counts (k,), since the link or in all; 1 if they are too few to tell."""
-    parts = ((fresh, LEAST_FRESH), (total, LEAST_TOTAL))
-    tested = [_evenness(counts) for counts, least in parts if np.sort(counts)[len(counts) // 2] >= least]
-    return min(1.0, len(tested) * min(tested)) if tested else 1.0
+    return float(pace_p_values(fresh, total, np.array([0, len(fresh)]))[0])
 
 
-def _evenness(counts: NDArray[np.int64]) -> float:
-    """Return the p-value of counts as even as these."""
-    ordered = np.log(np.sort(counts) + 0.5)
-    typical = exp(ordered[len(counts) // 2])
-    freedom = float(len(counts) - 1)
-    expected = HONEST_VARIANCE + 1 / typical
-    discrete = 1 / (12 * typical * typical)
-    p_value = chdtr(freedom, freedom * (ordered.var(ddof=1) + discrete) / expected)
-    if len(counts) >= _ROBUST_MEMBERS:
-        freedom *= _IQR_EFFICIENCY
-        quarter = len(counts) // 4
-        spread = ((ordered[-1 - quarter] - ordered[quarter]) / _NORMAL_IQR) ** 2 + discrete
-        p_value = 2 * min(p_value, chdtr(freedom, freedom * spread / expected))
-    return float(np.clip(p_value, LEAST_P_VALUE, 1.0))
+def pace_p_values(
+    fresh: NDArray[np.int64], total: NDArray[np.int64], edges: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the p-values of many groups; group g has the counts from `edges[g]` up to `edges[g + 1]`."""
+    parts = np.stack([_evenness(fresh, edges, LEAST_FRESH), _evenness(total, edges, LEAST_TOTAL)])
+    tested = np.isfinite(parts)
+    least = np.where(tested, parts, 1.0).min(axis=0)
+    return np.asarray(np.minimum(1.0, np.maximum(tested.sum(axis=0), 1) * least))
+
+
+def _evenness(counts: NDArray[np.int64], edges: NDArray[np.int64], least: float) -> NDArray[np.float64]:
+    """Return per group the p-value of counts as even as these; NaN if their median is below the least."""
+    measured = np.full((4, len(edges) - 1), np.nan)
+    _measure(counts, edges, least, measured)
+    freedom, variance, robust_freedom, spread = measured
+    p_value = chdtr(freedom, freedom * variance)
+    robust = chdtr(robust_freedom, robust_freedom * spread)
+    both = np.where(np.isfinite(robust), 2 * np.minimum(p_value, robust), p_value)
+    return np.asarray(np.clip(both, LEAST_P_VALUE, 1.0))
+
+
+@njit(cache=True, nogil=True)
+def _measure(counts: Array, edges: Array, least: float, out: Array) -> None:
+    """Measure groups: degrees of freedom and variance over that expected, plainly and by the quartiles.
+
+    A column of `out` (4, groups) stays as it is where the group's median is below the least, its last two
+    entries also where the group is too small for quartiles.
+    """
+    for g in range(len(edges) - 1):
+        members = edges[g + 1] - edges[g]
+        ordered = np.sort(counts[edges[g] : edges[g + 1]])
+        if ordered[members // 2] < least:
+            continue
+        logs = np.log(ordered + 0.5)
+        typical = ordered[members // 2] + 0.5
+        expected = HONEST_VARIANCE + 1 / typical
+        discrete = 1 / (12 * typical * typical)
+        out[0, g] = members - 1
+        out[1, g] = (logs.var() * members / (members - 1) + discrete) / expected
+        if members >= _ROBUST_MEMBERS:
+            quarter = members // 4
+            spread = (logs[-1 - quarter] - logs[quarter]) / _NORMAL_IQR
+            out[2, g] = (members - 1) * _IQR_EFFICIENCY
+            out[3, g] = (spread * spread + discrete) / expected

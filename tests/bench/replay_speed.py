@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from detectors.engine import Engine
 from streams.cli.progress import show_progress
 from streams.codec import decode_events
+from streams.eventfile import read_event_file
 from streams.pipeline import build_pipeline
-from streams.places import file_messages, open_writer, read_lines
+from streams.places import open_writer
 from streams.replay import BATCH_MESSAGES, Replay, _batches_of
 from streams.samples import load_references, load_sample
 from streams.settings import Settings
@@ -45,8 +46,8 @@ def make(path: Path, events: int) -> None:
 
 
 def batches(path: Path) -> Iterator[EventBatch]:
-    blocks = (lines for lines, _ in read_lines(path, max_line_bytes=MAX_LINE_BYTES))
-    for messages in _batches_of(file_messages(blocks), None):
+    blocks = (block for block, _ in read_event_file(path, max_line_bytes=MAX_LINE_BYTES))
+    for messages in _batches_of(blocks, None):
         batch, _ = decode_events(messages, "events")
         if batch is not None:
             yield batch

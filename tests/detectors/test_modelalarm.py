@@ -16,11 +16,14 @@ from detectors.modelalarm import (
     KEY_EVENTS,
     LEAST_KEYS,
     MODEL_BUDGETS,
+    SURPRISE_LIMIT,
     TRIMMED_KEYS,
     WINDOW,
     ModelAlarm,
     ModelFinding,
     fit_model_alarm,
+    trimmed_z,
+    weigh,
 )
 
 if TYPE_CHECKING:
@@ -79,6 +82,29 @@ def reference() -> ModelAlarmReference:
     learned = fit_model_alarm(rows.slots, rows.surprise)
     assert learned is not None
     return learned
+
+
+@given(
+    st.lists(st.tuples(st.integers(-1, 40), st.floats(0, 9, width=32)), min_size=1, max_size=WINDOW),
+    st.sampled_from([1, 512, 1024, 1 << 20]),
+)
+def test_the_window_is_weighed_as_plain_numpy_does(events: list[tuple[int, float]], stride: int) -> None:
+    slots = np.array([key * stride if key >= 0 else -1 for key, _ in events], np.int64)
+    surprise = np.array([value for _, value in events], np.float32)
+    keys, index, counts = np.unique(slots, return_inverse=True, return_counts=True)
+    weight = np.minimum(counts, KEY_EVENTS)
+    mean = np.bincount(index, np.minimum(surprise, SURPRISE_LIMIT)) / counts
+    terms = weight * (mean - 0.5) / 2.0
+    known = keys >= 0
+    z = np.sort(terms[known])[:-TRIMMED_KEYS].sum() / max(np.square(weight[known]).sum(), 1) ** 0.5
+
+    got_keys, got_terms, got_weight = weigh(slots, surprise, np.array([0.5, 2.0]))
+    order = np.argsort(got_keys)
+    np.testing.assert_array_equal(got_keys[order], keys[known])
+    np.testing.assert_allclose(got_terms[order], terms[known], rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(got_weight[order], weight[known])
+    expected = z if known.sum() > TRIMMED_KEYS else -np.inf
+    np.testing.assert_allclose(trimmed_z(got_terms, got_weight), expected, rtol=1e-9, atol=1e-9)
 
 
 def run(rows: Rows, cuts: tuple[int, ...] = ()) -> list[tuple[int, ModelFinding]]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors import rivertier
+from detectors import riverforest, rivertier
 from detectors.arrays import pack_arrays, unpack_arrays
 from detectors.rivertier import RiverTier
 
@@ -102,9 +102,9 @@ def test_any_cut_of_the_rows_gives_the_same(seed: int, edges: set[int]) -> None:
     assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(rows, kept, strict=True))
 
 
-@pytest.mark.parametrize("count", [0, 1, 3000, 12_000, 40_000])
+@pytest.mark.parametrize("count", [0, 1, 3000, 12_000, 160_000])
 def test_a_restored_tier_goes_on_exactly(count: int) -> None:
-    """At 12,000 rows windows were rebuilt and keys thinned; at 40,000 forests have turned over."""
+    """At 12,000 rows windows were rebuilt and keys thinned; at 160,000 forests have turned over."""
     first, second = trained(), RiverTier(8)
     score(first, traffic(4, count))
     arrays, _ = unpack_arrays(pack_arrays("river", 1, first.dump()), "river", 1)
@@ -146,7 +146,7 @@ def test_memory_is_bounded_however_long_it_runs() -> None:
         score(tier, traffic(seed, 20_000))
         sizes.append(sum(array.nbytes for array in tier.dump().values()))
     place = 3 + 2 * rivertier.MEMORY
-    forest = 3 * 5 + 2 * rivertier.WINDOW * 5 + 2 * rivertier.RECENT + 3
+    forest = 3 * 5 + 2 * riverforest.WINDOW * 5 + 2 * riverforest.RECENT + 3
     assert max(sizes) <= 8 * (4 * place + 2 * forest + 1)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from streams.bus.kafka import KafkaBus
 from streams.codec import decode_events
-from streams.places import file_messages, read_lines
+from streams.eventfile import read_event_file
 from streams.topics import create_topics
 
 MODELWARDEN = Path(sys.executable).with_name("modelwarden")
@@ -28,8 +28,8 @@ def simulate(*words: str) -> subprocess.CompletedProcess[bytes]:
 def test_a_file_decodes_without_a_rejection_and_is_the_same_again(tmp_path: Path, name: str) -> None:
     said = simulate("--events", "3000", "--to", str(tmp_path / name)).stderr.decode()
     assert said.startswith(f"3,000 events to {tmp_path / name} (")
-    blocks = (lines for lines, _ in read_lines(tmp_path / name, max_line_bytes=10_000))
-    messages = [message for block in file_messages(blocks) for message in block]
+    blocks = read_event_file(tmp_path / name, max_line_bytes=10_000)
+    messages = [message for block, _ in blocks for message in block]
     batch, rejections = decode_events(messages, "events")
     assert not rejections
     assert batch is not None
