@@ -110,7 +110,14 @@ def load_source(path: Path | None) -> PolicySource:
         return _load_folder(files("deploy") / "policies" / "default", "the default policy")
     if path.is_dir():
         return _load_folder(path, f"policy {path}")
+    if path.name == HEAD_FILE and (path.parent / RULES_FOLDER).is_dir():
+        return _load_folder(path.parent, f"policy {path.parent}")
     return _to_source(read_config(path), f"policy file {path}")
+
+
+def is_policy_folder(path: Path) -> bool:
+    """Tell whether a path is a folder that holds a policy."""
+    return (path / HEAD_FILE).is_file()
 
 
 def _load_folder(folder: Traversable, source: str) -> PolicySource:

@@ -47,7 +47,9 @@ def _path(*names: str, dir_okay: bool = True, **options: Any) -> Callable[..., A
     help="Settings file (YAML or TOML); the environment overrides it.",
 )
 @_path(
-    "--policy", dir_okay=False, metavar="FILE", help="Decide by this policy.  [default: from the settings]"
+    "--policy",
+    metavar="POLICY",
+    help="Decide by this policy, a file or folder.  [default: from the settings]",
 )
 @click.option(
     "--references",
@@ -57,8 +59,8 @@ def _path(*names: str, dir_okay: bool = True, **options: Any) -> Callable[..., A
 @_path(
     "--against",
     metavar="POLICY|DIR",
-    help="Say what would change for customers: against another policy file, or against what another "
-    "version or other references found in the same events (the DIR of its --alerts-to).",
+    help="Say what would change for customers: against another policy, or against what another version or "
+    "other references found in the same events (the DIR of its --alerts-to).",
 )
 @click.option(
     "--price",
@@ -88,7 +90,8 @@ def _path(*names: str, dir_okay: bool = True, **options: Any) -> Callable[..., A
     "page_file",
     dir_okay=False,
     metavar="FILE",
-    help="Write a report page there. Events are read twice, to follow the keys that were found.",
+    help="Write a report page there, with --against also of what would change. Events are read twice, to "
+    "follow the keys that were found.",
 )
 @output_option  # fmt: skip
 def command(*, output: str, **options: Any) -> None:
@@ -146,7 +149,7 @@ def _replay(  # noqa: PLR0913 - one parameter per option
     if alerts_to is not None:
         _write(job, replay, summary, alerts_to)
     if page_file is not None:
-        replayview.write_page(page_file, job.page(replay, summary))
+        replayview.write_page(page_file, job.page(replay, summary, difference))
     if difference is not None and alerts_to is not None:
         _write_json(alerts_to / DIFFERENCE_FILE, difference)
     if output == "table" and difference is not None:

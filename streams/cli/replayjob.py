@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from detectors.alert import LEVELS
-from sinks.policyfile import load_policy
+from sinks.policyfile import is_policy_folder, load_policy
 from streams import whatif
 from streams.cli.progress import show_progress
 from streams.errors import ModelwardenError
@@ -106,7 +106,7 @@ class ReplayJob:
             self._states[id(replay)] = survey(replay.engines)
         return self._states[id(replay)]
 
-    def page(self, replay: Replay, summary: Replayed) -> bytes:
+    def page(self, replay: Replay, summary: Replayed, difference: Difference | None) -> bytes:
         """Write the report page, after a second replay that follows the keys that were found."""
         from streams.html.run import replay_page  # noqa: PLC0415 - needed only here
 
@@ -126,11 +126,11 @@ class ReplayJob:
             historian = Historian(keys[:WATCHED_KEYS])
             self._play("Following the keys that were found", historian=historian)
             states = msgspec.structs.replace(states, history=historian.history())
-        return replay_page(summary, found, states)
+        return replay_page(summary, found, states, difference)
 
     def read_other(self, path: Path) -> Policy | Findings:
-        """Read what to compare with: a policy file, or the folder of another replay."""
-        return read_run(path) if path.is_dir() else load_policy(path)
+        """Read what to compare with: a policy, or the folder of another replay."""
+        return read_run(path) if path.is_dir() and not is_policy_folder(path) else load_policy(path)
 
     def difference(self, replay: Replay, other: Policy | Findings, price: float | None) -> Difference:
         """Say what would change for customers, from `other` to this replay."""

@@ -8,16 +8,15 @@ import msgspec
 
 from streams.cli.output import make_console, print_rows
 from streams.cli.report import write_page
+from streams.whatiftable import difference_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
-
-    from rich.console import Console
 
     from streams.replay import AlertedKey, Replayed
     from streams.reproduce import Reproduced
-    from streams.whatif import Difference, KeyChange, Side, Tally
+    from streams.whatif import Difference
 
 __all__ = ["show_difference", "show_reproduced", "show_summary", "write_page"]
 
@@ -28,21 +27,6 @@ _ALERTED = {  # query: of the key's own, at its first alert
     "first_query": "query",
     "families": "families",
     "action": "policy would",
-}
-_CHANGED = {
-    "change": "change",
-    "key": "key",
-    "model": "model",
-    "customer": "customer",
-    "before": "before",
-    "after": "after",
-    "calls_affected": "calls after",
-}
-_TALLIED = {
-    "name": "name",
-    "newly_acted_on": "newly acted on",
-    "treated_otherwise": "treated otherwise",
-    "no_longer_acted_on": "no longer",
 }
 _PARTIAL = "[bold red]PARTIAL[/]: interrupted; everything below is of what was read until then."
 SHOWN_CHANGES = 40
@@ -96,56 +80,13 @@ def show_difference(difference: Difference) -> None:
         f"[bold]What would change[/]  against {difference.against}, over {difference.events:,} events "
         f"in {difference.days:,.1f} days; both as if enforced, nothing is sent\n"
     )
-    _show_sides(difference)
+    for table in difference_tables(difference, SHOWN_CHANGES):
+        console.print(table)
+        console.print()
     if not difference.keys:
-        console.print("\nNo customer would be treated otherwise.", style="bold green")
-        return
-    console.print()
-    print_rows(map(_changed, difference.keys[:SHOWN_CHANGES]), _CHANGED, "table", right=("calls_affected",))
-    if len(difference.keys) > SHOWN_CHANGES:
-        console.print(f"and {len(difference.keys) - SHOWN_CHANGES:,} more: -o json has all", style="dim")
-    for what, tallies in (
-        ("By tenant", difference.tenants),
-        ("By plan", difference.plans),
-        ("By technique", difference.techniques),
-    ):
-        _show_tallies(what, tallies, console)
-
-
-def _show_sides(difference: Difference) -> None:
-    rows: list[dict[str, str | None]] = []
-    before, after = difference.before, difference.after
-    for what, name in (
-        ("alerts a day", "alerts_per_day"),
-        ("keys acted on", "keys_acted_on"),
-        ("calls after the first action", "calls_affected"),
-        ("their worth", "cost"),
-    ):
-        one, other = getattr(before, name), getattr(after, name)
-        if one is not None:
-            rows.append(
-                {"what": what, "before": f"{one:,}", "after": f"{other:,}", "by": f"{other - one:+,.10g}"}
-            )
-    rows.append({"what": "sent", "before": _sent(before), "after": _sent(after), "by": None})
-    rows.append(
-        {"what": "policy", "before": before.policy_version, "after": after.policy_version, "by": None}
-    )
-    columns = {"what": "", "before": "before", "after": "after", "by": "change"}
-    print_rows(rows, columns, "table")
-
-
-def _sent(side: Side) -> str:
-    return _counts(side.decisions) or "nothing"
-
-
-def _changed(change: KeyChange) -> dict[str, object]:
-    customer = ", ".join(filter(None, (change.tenant, change.plan))) or None
-    return {**msgspec.structs.asdict(change), "customer": customer}
-
-
-def _show_tallies(what: str, tallies: Sequence[Tally], console: Console) -> None:
-    console.print(f"\n[bold]{what}[/]")
-    print_rows(tallies, _TALLIED, "table", right=tuple(_TALLIED)[1:])
+        console.print("No customer would be treated otherwise.", style="bold green")
+    elif len(difference.keys) > SHOWN_CHANGES:
+        console.print(f"{len(difference.keys) - SHOWN_CHANGES:,} more: -o json has all", style="dim")
 
 
 def show_reproduced(result: Reproduced) -> None:

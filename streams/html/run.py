@@ -11,9 +11,10 @@ from streams.errors import ModelwardenError
 from streams.findings import read_run
 from streams.fleet import read_states
 from streams.html.page import Facts, counted, findings_page
-from streams.html.scores import attacks_section
+from streams.html.scores import attacks_section, difference_section
 from streams.html.words import utc
 from streams.replay import Replayed
+from streams.whatif import Difference
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,16 +33,23 @@ def folder_page(folder: Path) -> bytes:
     """
     found, states = read_run(folder), read_states(folder)
     if (folder / "replay.json").exists():
-        return findings_page(replay_facts(_read(folder / "replay.json", Replayed), found), found, states)
+        compared = folder / "difference.json"
+        difference = _read(compared, Difference) if compared.exists() else None
+        return replay_page(_read(folder / "replay.json", Replayed), found, states, difference)
     if (folder / "run.json").exists():
         result = _read(folder / "run.json", _RunRecord).result
         return findings_page(_demo_facts(result, found), found, states)
     return findings_page(_plain_facts(folder, found), found, states)
 
 
-def replay_page(summary: Replayed, found: Findings, states: KeyStates) -> bytes:
-    """Write the report of a replay that is still in memory."""
-    return findings_page(replay_facts(summary, found), found, states)
+def replay_page(
+    summary: Replayed, found: Findings, states: KeyStates, difference: Difference | None = None
+) -> bytes:
+    """Write the report of a replay, and of what it was compared with."""
+    facts = replay_facts(summary, found)
+    if difference is not None:
+        facts = msgspec.structs.replace(facts, scoreboard=difference_section(difference))
+    return findings_page(facts, found, states)
 
 
 class _RunRecord(msgspec.Struct):

@@ -12,6 +12,7 @@ from streams.html.element import Markup, join, tag
 from streams.html.page import Facts, page, section
 from streams.report import BUDGETS
 from streams.scoreboard import tables
+from streams.whatiftable import difference_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from streams.demo import AttackResult
     from streams.report import FileOutcome, Report
+    from streams.whatif import Difference
 
 _STYLES = {
     "red": "critical",
@@ -29,6 +31,7 @@ _STYLES = {
     "bold red": "critical",
 }
 _MARKS = {"1 %": ("●", "notice"), "0.1 %": ("▲", "warning"), "critical": ("■", "critical")}
+SHOWN_CHANGES = 200
 _TICKS = (1, 10, 100, 1000, 10_000)
 
 
@@ -109,6 +112,20 @@ def _dots(files: Sequence[FileOutcome]) -> Markup:
     return section(
         "When attacks are found", legend, tag("div", tag("div", rows, class_="dots"), class_="card")
     )
+
+
+def difference_section(difference: Difference) -> Markup:
+    """Tell what would change for customers, from one policy or detection to another."""
+    intro = f"Against {difference.against}, over {difference.days:,.1f} days. " + (
+        "" if difference.keys else "No customer would be treated otherwise."
+    )
+    if len(difference.keys) > SHOWN_CHANGES:
+        intro += f"The first {SHOWN_CHANGES} of {len(difference.keys):,} customers are shown."
+    cards = [
+        tag("div", tag("h3", str(table.title)), table_html(table), class_="card")
+        for table in difference_tables(difference, SHOWN_CHANGES)
+    ]
+    return section("What would change", intro, join(cards))
 
 
 def attacks_section(attacks: Sequence[AttackResult]) -> Markup:

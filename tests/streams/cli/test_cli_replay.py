@@ -134,6 +134,7 @@ def test_a_topic_is_replayed_the_same_twice_and_in_part(kafka_broker: str) -> No
     assert part["events"] == 200
 
 
+DEFAULT = Path(__file__).parents[3] / "deploy" / "policies" / "default"
 STRICTER = """
 version: stricter
 rules:
@@ -169,7 +170,10 @@ def test_two_policies_are_compared_in_customers_units_to_the_byte(events: Path, 
     assert difference["after"]["calls_affected"] == calls > 0
     assert difference["after"]["cost"] == round(calls * 2.5 / 1000, 2)
     assert sum(tally["newly_acted_on"] for tally in difference["tenants"]) == len(difference["keys"])
-    table = call(*words[:-2]).stdout
+    table = call(*words[:-2], "--alerts-to", tmp_path / "run", "--html", tmp_path / "one.html").stdout
+    call("report", tmp_path / "run", "--html", tmp_path / "other.html")
+    for page in ("one.html", "other.html"):
+        assert "newly acted on" in (tmp_path / page).read_text()
     assert "What would change" in table
     assert "newly acted on" in table
     assert "AML.T0024.002" in table
@@ -207,3 +211,11 @@ def test_options_that_do_not_go_together_are_refused(events: Path) -> None:
     assert "--price goes with --against" in refused.stderr
     unknown = call("replay", events, "--alert", "ffff", "--run", events.parent, check=False)
     assert unknown.returncode == 1
+
+
+def test_a_policy_s_folder_and_the_file_in_it_are_the_same_policy(events: Path) -> None:
+    words = ("replay", events, "--references", "sample", "-o", "json")
+    pairs = (DEFAULT, DEFAULT / "policy.yaml"), (DEFAULT / "policy.yaml", DEFAULT)
+    said = [call(*words, "--policy", one, "--against", other).stdout for one, other in pairs]
+    assert json.loads(said[0])["keys"] == []
+    assert said[0] == said[1]

@@ -30,6 +30,9 @@ from browser import CHROMIUM, MEASURE, open_browser
 
 if TYPE_CHECKING:
     from detectors.alert import Alert
+    from streams.cli.replayjob import ReplayJob
+    from streams.replay import Replay
+    from streams.whatif import Difference
 
 MOST_BYTES = 2_000_000
 SCREENS = {"desktop": (1280, 800), "phone": (390, 844)}
@@ -42,6 +45,23 @@ def campaign(alert: Alert, members: int) -> Alert:
     keys = tuple(f"k0-{number:032x}" for number in range(members - 1))
     fields: dict[str, Any] = {"subject": "campaign", "members": (alert.key, *keys), "families": ("campaign",)}
     return msgspec.structs.replace(alert, **fields)
+
+
+MILDER = """
+version: milder
+rules:
+  - name: critical-challenge
+    maturity: stable
+    conditions: {levels: [critical]}
+    action: challenge
+    duration_s: 3600
+"""
+
+
+def compared(job: ReplayJob, replay: Replay, folder: Path) -> Difference:
+    """Compare the default policy with one that acts on less."""
+    (folder / "milder.yaml").write_text(MILDER)
+    return job.difference(replay, job.read_other(folder / "milder.yaml"), 5.0)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +81,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     found = Findings(source="x", alerts=(*alerts, campaign(alerts[0], 9), campaign(alerts[1], 100)))
     facts = Facts(title="<b>", subtitle="&", tiles=(("1", "<i>"),), warning="Partial")
     return {
-        "replay": job.page(replay, summary),
+        "replay": job.page(replay, summary, None),
+        "difference": job.page(replay, summary, compared(job, replay, folder)),
         "run": folder_page(folder / "run"),
         "campaigns": findings_page(facts, found, KeyStates()),
         "nothing": findings_page(facts, Findings(source="x"), KeyStates()),
@@ -117,6 +138,13 @@ def test_a_replay_s_page_is_the_same_every_time(pages: dict[str, bytes]) -> None
     text = pages["replay"].decode()
     for part in ("Evidence against its bounds", "Among all keys", "Extraction budget", "a copy of the model"):
         assert text.count(part) > 5
+
+
+def test_a_difference_is_told_in_customers_units(pages: dict[str, bytes]) -> None:
+    text = pages["difference"].decode()
+    for part in ("What would change", "calls after the first action", "treated harder", "By technique"):
+        assert part in text
+    assert "What would change" not in pages["replay"].decode()
 
 
 def test_what_a_record_says_cannot_become_html(pages: dict[str, bytes]) -> None:
