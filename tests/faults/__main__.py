@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from kafka.errors import KafkaError
 from sinks.records import Feedback
 from streams.bus.base import BusError
 from streams.bus.kafka import KafkaBus
+from streams.errors import ModelwardenError
 from streams.settings import load_settings
 from streams.topics import create_topics
 
@@ -136,7 +138,7 @@ def reached(world: World) -> int:
 def is_caught_up(world: World) -> bool:
     try:
         return world.deployment.is_stored()
-    except (BusError, OSError):
+    except (BusError, OSError, ModelwardenError):  # a snapshot read while the next one replaces it
         return False
 
 
@@ -232,7 +234,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--per-round", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", action="append", default=[], choices=list(FAULTS))
-    parser.add_argument("--results", type=Path, help="rounds done are kept here, and not done again")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        help="rounds done are kept here, and not done again; beside it the log of a round that went wrong",
+    )
     parser.add_argument("--keep", type=Path, help="folder for logs; by default one that is deleted")
     return parser.parse_args()
 
@@ -261,6 +267,8 @@ def main() -> None:
                 result = run_round(broker, folder / f"round{seed}", seed, now)
                 results.append(result)
                 told = "; ".join(result["wrong"]) or "all right"
+                if result["wrong"] and chosen.results is not None:
+                    shutil.copy(folder / f"round{seed}" / "log", chosen.results.with_suffix(f".{seed}.log"))
                 print(f"  {told} ({result['events']:,} events, {result['minutes']} min)", flush=True)
                 if chosen.results is not None:
                     with chosen.results.open("a", encoding="utf-8") as file:
