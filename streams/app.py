@@ -52,6 +52,9 @@ SESSION_TIMEOUT_S = 6.0
 STATIC_SESSION_TIMEOUT_S = 30.0
 """For a worker with an instance id, which needs no wait when it comes back: time to start again in."""
 HEARTBEAT_S = 1.0
+METADATA_S = 10.0
+"""A broker that comes back may leave topics out when it is asked just then. Partitions would be shared out
+without them, and nobody would notice before the next look at the topics: after five minutes by default."""
 GROUP_LOOK_S = 1.0
 COMMIT_INTERVAL_S = 1.0
 SNAPSHOT_INTERVALS_S, BIG_STATE_BYTES = (10.0, 30.0), 256 * 1024 * 1024
@@ -229,6 +232,7 @@ def _faust_settings(settings: Settings) -> dict[str, Any]:
         "consumer_group_instance_id": settings.consumer_instance_id,
         "broker_heartbeat_interval": HEARTBEAT_S,
         "broker_commit_interval": COMMIT_INTERVAL_S,
+        "consumer_metadata_max_age_ms": int(1000 * METADATA_S),
         "consumer_auto_offset_reset": "earliest",
         "consumer_max_fetch_size": FETCH_BYTES,
         "stream_buffer_maxsize": QUEUED_CHUNKS,

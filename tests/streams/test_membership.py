@@ -9,9 +9,11 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError, UnknownError
 
+from streams.app import build_app
 from streams.errors import ModelwardenError
 from streams.faustbatch.consumer import group_failure
 from streams.membership import TWIN_JOINS, TWIN_WINDOW_S, Membership
+from streams.settings import Settings
 from streams.topics import create_topics
 
 
@@ -69,3 +71,24 @@ def test_a_consumer_that_its_group_refuses_is_found_out(kafka_broker: str) -> No
     failure = asyncio.run(asyncio.wait_for(join(), 60))
     with pytest.raises(ModelwardenError, match=f"consumer_group {prefix}: .*InvalidSessionTimeout"):
         Membership(prefix, "worker-0").check(failure)
+
+
+@pytest.mark.kafka
+def test_topics_that_the_broker_left_out_are_taken_up_soon(kafka_broker: str) -> None:
+    prefix = f"membership-{uuid4().hex[:8]}."
+    age_ms = build_app(Settings(kafka=kafka_broker)).conf.consumer_metadata_max_age_ms
+
+    async def join() -> None:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=kafka_broker, group_id=prefix, metadata_max_age_ms=age_ms
+        )
+        await consumer.start()
+        consumer.subscribe([f"{prefix}events"])
+        while consumer._coordinator.generation < 1:
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(create_topics, kafka_broker, prefix=prefix, partitions=1)
+        while not consumer.assignment():
+            await asyncio.sleep(0.05)
+        await consumer.stop()
+
+    asyncio.run(asyncio.wait_for(join(), 60))
