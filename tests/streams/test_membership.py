@@ -84,10 +84,10 @@ def test_topics_that_the_broker_left_out_are_taken_up_soon(kafka_broker: str) ->
         )
         await consumer.start()
         consumer.subscribe([f"{prefix}events"])
-        while consumer._coordinator.generation < 1:
+        while consumer._coordinator.generation < 1:  # noqa: ASYNC110 - it sets no event
             await asyncio.sleep(0.05)
         await asyncio.to_thread(create_topics, kafka_broker, prefix=prefix, partitions=1)
-        while not consumer.assignment():
+        while not consumer.assignment():  # noqa: ASYNC110 - same
             await asyncio.sleep(0.05)
         await consumer.stop()
 
