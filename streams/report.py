@@ -145,6 +145,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = 1
     mode: str
     """`calibrated` or `live`."""
+    calibrated_on: str | None = None
+    """The half of the benign keys, `even` or `odd`; the other half is measured."""
     versions: dict[str, str]
     settings: EngineSettings
     budgets: dict[str, tuple[str, ...]]

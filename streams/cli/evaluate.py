@@ -10,6 +10,7 @@ import click
 from streams.cli.output import examples, make_console, output_option, print_rows
 
 if TYPE_CHECKING:
+    from streams.evaluate import Half
     from streams.report import Report
     from streams.traces import KeyTrace
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "modelwarden evaluate traces/ --report out.json --html out.html",
         "modelwarden evaluate traces/ --techniques deploy/docs/techniques.md",
+        "modelwarden evaluate traces/ --calibrate-on odd",
         "modelwarden evaluate traces/ --live --attacks 'jbda,knockoff*'",
         "modelwarden evaluate traces/ -o ndjson | jq -c 'select(.kind == \"mix\")'",
     ),
@@ -40,6 +42,14 @@ if TYPE_CHECKING:
     "--attacks", default="", help="With --live: names or patterns, by comma.  [default: undivided ones]"
 )
 @click.option(
+    "--calibrate-on",
+    "half",
+    type=click.Choice(["even", "odd"]),
+    default="even",
+    show_default=True,
+    help="The half of the benign keys that calibrates; the other half is measured.",
+)
+@click.option(
     "--without-parameters",
     is_flag=True,
     help="Judge LLM traces by sketches, answers and time only.",
@@ -54,12 +64,16 @@ def command(  # noqa: PLR0913, PLR0917 - one argument an option
     output: str,
     *,
     live: bool,
+    half: Half,
     without_parameters: bool,
 ) -> None:
     """Measure detection and false alarms on the labelled traces in FOLDER.
 
-    Benign keys with an even number calibrate, those with an odd number are measured.
+    Benign keys with an even number calibrate, those with an odd number are measured. With --calibrate-on odd
+    it is the other way round: how far results depend on which customers were known.
     """
+    if live and half != "even":
+        raise click.UsageError("--calibrate-on goes without --live: from a cold start nobody calibrates.")
     if attacks and not live:
         raise click.UsageError("--attacks goes with --live: without it every attack is run. Add --live.")
     if techniques is not None and live:
@@ -71,7 +85,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument an option
     traces = read_folder(folder)
     if without_parameters:
         traces = drop_parameters(traces)
-    result = _run(traces, [name.strip() for name in attacks.split(",") if name.strip()], live=live)
+    result = _run(traces, [name.strip() for name in attacks.split(",") if name.strip()], half, live=live)
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_bytes(result.dump())
@@ -95,13 +109,13 @@ def command(  # noqa: PLR0913, PLR0917 - one argument an option
         print_rows(result.traces, {}, output)
 
 
-def _run(traces: list[KeyTrace], patterns: list[str], *, live: bool) -> Report:
+def _run(traces: list[KeyTrace], patterns: list[str], half: Half, *, live: bool) -> Report:
     """Evaluate, with progress on standard error."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
     from streams.evaluate import choose_live, evaluate, evaluate_live, to_run  # noqa: PLC0415
 
-    chosen = choose_live(traces, patterns) if live else to_run(traces)
+    chosen = choose_live(traces, patterns) if live else to_run(traces, half)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -115,4 +129,4 @@ def _run(traces: list[KeyTrace], patterns: list[str], *, live: bool) -> Report:
         def tick(events: int) -> None:
             bar.update(task, advance=events, description="run")
 
-        return evaluate_live(chosen, tick=tick) if live else evaluate(traces, tick=tick)
+        return evaluate_live(chosen, tick=tick) if live else evaluate(traces, tick=tick, half=half)

@@ -68,9 +68,10 @@ def evaluation_page(report: Report) -> bytes:
         found = sum(file.keys_alarmed > 0 for file in attacks)
         tiles.append((f"{found:,} of {len(attacks):,}", "attack files found at the 1 % budget"))
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    half = f" on the honest keys of {report.calibrated_on} number" if report.calibrated_on else ""
     facts = Facts(
         title="Modelwarden evaluation",
-        subtitle=f"Labelled traces, {report.mode}. {versions}.",
+        subtitle=f"Labelled traces, {report.mode}{half}. {versions}.",
         tiles=tuple(tiles),
     )
     parts = [_dots(report.files)] if attacks else []

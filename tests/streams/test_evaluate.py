@@ -15,7 +15,6 @@ from detectors.alert import Alert, Level, alert_id
 from streams.cli.evaluate import command
 from streams.evaluate import (
     EvaluationError,
-    Findings,
     calibrate,
     choose_live,
     evaluate,
@@ -23,6 +22,7 @@ from streams.evaluate import (
     is_reference,
     to_run,
 )
+from streams.outcomes import DAY_MS, Findings, alarmed_days
 from streams.traces import WEEK_START_MS, KeyTrace, interleave, read_folder
 
 if TYPE_CHECKING:
@@ -157,6 +157,16 @@ def test_only_even_benign_keys_calibrate(traces: list[KeyTrace]) -> None:
     assert {trace.number for trace in run if trace.kind == "benign"} == set(range(1, 40, 2))
 
 
+def test_the_halves_can_be_exchanged(traces: list[KeyTrace]) -> None:
+    measured = [trace for trace in to_run(traces, "odd") if trace.kind == "benign"]
+    assert {trace.number for trace in measured} == set(range(0, 40, 2))
+    assert not any(is_reference(trace, "odd") for trace in measured)
+    report = evaluate(traces, half="odd")
+    assert report.calibrated_on == "odd"
+    assert {o.number % 2 for o in report.traces if o.kind == "benign"} == {0}
+    assert calibrate(traces, "odd")["toy"].version != calibrate(traces)["toy"].version
+
+
 def test_no_measured_key_can_move_a_threshold(traces: list[KeyTrace]) -> None:
     """The leak test: whatever measured, cover and attack keys hold, the references stay the same."""
     before = calibrate(traces)["toy"].version
@@ -268,14 +278,12 @@ def test_live_run_starts_cold_and_counts_by_day(traces: list[KeyTrace]) -> None:
 
 
 def test_false_alarms_stand_on_the_day_they_were_raised(traces: list[KeyTrace]) -> None:
-    from streams.evaluate import DAY_MS, _days  # noqa: PLC0415 - the private count behind the report
-
     benign = [trace for trace in traces if trace.kind == "benign"][:2]
     late = replace(benign[1], time_ms=benign[1].time_ms + 2 * DAY_MS)
     keys = [benign[0], late]
     counts = {
         (c.day, c.budget): c.benign_keys_alarmed
-        for c in _days(Findings(keys, [alert_at(keys, 1, 3, "notice")]))
+        for c in alarmed_days(Findings(keys, [alert_at(keys, 1, 3, "notice")]))
     }
     assert int(late.time_ms[2] - WEEK_START_MS) // DAY_MS == 2
     assert [counts[day, "1 %"] for day in (1, 2, 3)] == [0, 0, 1]
