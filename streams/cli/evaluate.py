@@ -72,12 +72,7 @@ def command(  # noqa: PLR0913, PLR0917 - one argument an option
     Benign keys with an even number calibrate, those with an odd number are measured. With --calibrate-on odd
     it is the other way round: how far results depend on which customers were known.
     """
-    if live and half != "even":
-        raise click.UsageError("--calibrate-on goes without --live: from a cold start nobody calibrates.")
-    if attacks and not live:
-        raise click.UsageError("--attacks goes with --live: without it every attack is run. Add --live.")
-    if techniques is not None and live:
-        raise click.UsageError("--techniques goes without --live: the page tells of calibrated detection.")
+    _refuse_misfits(attacks, techniques, half, live=live)
     # Imported here: detection brings numba, which --help and a wrong call need not wait for.
     from streams.scoreboard import show  # noqa: PLC0415
     from streams.traces import drop_parameters, read_folder  # noqa: PLC0415
@@ -107,6 +102,16 @@ def command(  # noqa: PLR0913, PLR0917 - one argument an option
         click.echo(result.dump(), nl=False)
     else:
         print_rows(result.traces, {}, output)
+
+
+def _refuse_misfits(attacks: str, techniques: Path | None, half: Half, *, live: bool) -> None:
+    """Refuse options that do not go together."""
+    if live and half != "even":
+        raise click.UsageError("--calibrate-on goes without --live: from a cold start nobody calibrates.")
+    if attacks and not live:
+        raise click.UsageError("--attacks goes with --live: without it every attack is run. Add --live.")
+    if techniques is not None and live:
+        raise click.UsageError("--techniques goes without --live: the page tells of calibrated detection.")
 
 
 def _run(traces: list[KeyTrace], patterns: list[str], half: Half, *, live: bool) -> Report:
