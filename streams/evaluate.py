@@ -4,8 +4,8 @@ Per victim, benign keys with an even number calibrate and odd ones are measured,
 traffic calibrates nothing. Every file runs through an engine of its own, its keys interleaved by time. The
 engine's levels are the budgets: any alert is an alarm at 1 % of benign keys alarmed in their lifetime,
 `warning` and above at 0.1 %; what a key holds of the model (`detectors.budget`) is reported beside them and
-is no alarm. Alarms are placed by the offset of the event that completed them, never by what the engine counts.
-The report holds no time, path or chance: two runs on the same files are identical to the byte.
+is no alarm. Alarms are placed by the offset of the event that completed them, never by what the engine
+counts. The report holds no time, path or chance: two runs on the same files are identical to the byte.
 """
 
 from __future__ import annotations

@@ -62,8 +62,28 @@ async def run_revoker(  # noqa: PLR0913 - each is one thing that an operator dec
     retries = RetrySettings(first_s=first_retry_s)
     revoker = Revoker(table, outbox, adapter, tell, name=name, retries=retries)
 
+    topics = [f"{prefix}allowlist", f"{prefix}commands"]
+    follower = TopicFollower(kafka, topics, *_tasks(revoker, table, allowlist, keys), security=security)
+    measuring = asyncio.create_task(_measure(revoker, outbox, instruments, beat))
+    acks.start()
+    follower.start()
+    try:
+        await revoker.run(stop, lambda: follower.is_ready)
+    finally:
+        measuring.cancel()
+        await asyncio.to_thread(follower.stop)
+        await asyncio.to_thread(acks.stop)
+        await adapter.close()
+        outbox.close()
+
+
+def _tasks(
+    revoker: Revoker, table: CommandTable, allowlist: Allowlist, keys: WatchedKeys
+) -> tuple[Callable[[Any], None], Callable[[], None]]:
+    """Return what is done with a record of either topic, and what from time to time."""
+
     def take(record: Any) -> None:
-        if record.topic == f"{prefix}commands":
+        if record.topic.endswith("commands"):
             revoker.take(record)
         elif record.value is not None:
             try:
@@ -77,20 +97,7 @@ async def run_revoker(  # noqa: PLR0913 - each is one thing that an operator dec
             table.trust(changed)
         revoker.maintain()
 
-    follower = TopicFollower(
-        kafka, [f"{prefix}allowlist", f"{prefix}commands"], take, tick, security=security
-    )
-    measuring = asyncio.create_task(_measure(revoker, outbox, instruments, beat))
-    acks.start()
-    follower.start()
-    try:
-        await revoker.run(stop, lambda: follower.is_ready)
-    finally:
-        measuring.cancel()
-        await asyncio.to_thread(follower.stop)
-        await asyncio.to_thread(acks.stop)
-        await adapter.close()
-        outbox.close()
+    return take, tick
 
 
 async def _measure(
