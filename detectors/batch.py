@@ -100,6 +100,8 @@ class EventBatch:
 
     def take(self, rows: NDArray[Any] | slice) -> Self:
         """Return the batch of the chosen rows (indices, mask or slice), same names."""
+        if isinstance(rows, slice) and rows.indices(len(self)) == (0, len(self), 1):
+            return self
         return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
 
 

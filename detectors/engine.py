@@ -95,10 +95,8 @@ class Engine:
         """Score the batch, update every key in it, return new alerts in order of their events."""
         self._changes += 1
         rows = min(_CHUNK_ROWS, self._settings.hot_keys)
-        alerts: list[Alert] = []
-        for start in range(0, len(batch), rows):
-            alerts += self._process(batch.take(slice(start, start + rows)))
-        return alerts
+        pieces = (batch.take(slice(start, start + rows)) for start in range(0, len(batch), rows))
+        return [alert for piece in pieces for alert in self._process(piece)]
 
     def forgive(self, key: str, model: str | None) -> None:
         """Suppress findings about a key (a person said: honest), and learn from it; None: in all models.
@@ -123,6 +121,10 @@ class Engine:
         """
         self._forgiven.discard((key, model))
         self._reset_level(key, model, GUILTY)
+
+    def learned(self) -> list[ModelReference]:
+        """Return the newest references that models have learned by themselves."""
+        return [model.learned for model in self._models if model.learned is not None]
 
     def summary(self, key: str, model: str) -> KeySummary | None:
         """Return what is known of a hot key, or None.

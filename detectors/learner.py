@@ -30,7 +30,7 @@ from detectors.calibration import (
     z_values,
 )
 from detectors.keylevel import note_peaks
-from detectors.lesson import join_lessons, make_lesson, thin
+from detectors.lesson import is_settled, join_lessons, make_lesson, settled_keys, thin
 from detectors.reference import (
     EventReference,
     ExtractionReference,
@@ -73,8 +73,6 @@ UNJUDGED, HONEST, GUILTY = 0, 1, 2
 BORROWED_KEYS = 100
 """Keys of other models that are learned from beside the model's own, at most: they decide at first, little
 later. Half as many gave twice the false alarms on the first day."""
-SETTLED_QUERIES = 32
-"""A younger key says nothing of how far honest keys get in their lives."""
 LIVE_KEYS_COUNT = 4
 """So many keys learned from live traffic count as one that is known to be honest (`EXTRAPOLATION_LIMIT`)."""
 TRIM_RATIO = 0.1
@@ -159,11 +157,9 @@ class Learner:
             known = lesson if self._borrowed is None else join_lessons([lesson, self._borrowed])
             self.spread = fit_spread(as_arrays(known), attacker_ratio)
             if learn_tails:
-                settled = known.value_mass.max(axis=1) >= SETTLED_QUERIES
-                ripe = settled if settled.sum() >= LEAST_KEYS else np.ones_like(settled)
-                tails = fit_tails(known.z_peak[ripe], GROUP_OF, attacker_ratio)
+                tails = fit_tails(known.z_peak[settled_keys(known)], GROUP_OF, attacker_ratio)
                 self.extraction = self._fit_extraction(lesson)
-                own = max(int(settled[: len(lesson.held)].sum()) // LIVE_KEYS_COUNT, 1)
+                own = max(int(is_settled(lesson).sum()) // LIVE_KEYS_COUNT, 1)
                 self._watch(make_key_reference(self.spread, tails, own), lesson)
         if not first and self.fits % EVENT_FITS_EVERY == 0:
             self.learn_events()

@@ -25,6 +25,9 @@ EVENT_ROWS = 2048
 """Most events in a lesson; about 135 B each."""
 KEY_ROWS = 1024
 """Most keys in a lesson; about 250 B each."""
+SETTLED_QUERIES = 32
+"""A younger key says nothing of how far honest keys get in their lives."""
+LEAST_SETTLED_KEYS = 20
 EVENT_COLUMNS = ("input_sketch", "embedding_sketch", "predicted_class", "margin", "owner")
 KEY_COLUMNS = (
     *("value_mass", "value_mean", "value_square", "z_peak"),
@@ -78,3 +81,15 @@ def join_lessons(lessons: Sequence[Lesson]) -> Lesson:
     ratio = np.average([float(lesson.attacker_ratio[0]) for lesson in lessons], weights=weights)
     columns |= {"owner": np.concatenate(owners), "attacker_ratio": np.array([ratio], np.float32)}
     return thin(Lesson(**columns))
+
+
+def is_settled(lesson: Lesson) -> NDArray[np.bool_]:
+    """Tell which keys (K,) are old enough to say how far honest keys get in their lives."""
+    settled: NDArray[np.bool_] = lesson.value_mass.max(axis=1) >= SETTLED_QUERIES
+    return settled
+
+
+def settled_keys(lesson: Lesson) -> NDArray[np.bool_]:
+    """Mark the keys to learn lifetime tails from: the settled ones, or all if those are too few."""
+    settled = is_settled(lesson)
+    return settled if settled.sum() >= LEAST_SETTLED_KEYS else np.ones_like(settled)

@@ -22,7 +22,7 @@ from detectors.calibration import (
     make_key_reference,
     take_rows,
 )
-from detectors.lesson import join_lessons
+from detectors.lesson import join_lessons, settled_keys
 from detectors.reference import ModelReference, as_arrays
 from detectors.statistics import GROUP_OF, HORIZONS
 
@@ -40,7 +40,9 @@ class LessonError(ValueError):
 
 
 def merge_references(
-    references: Sequence[ModelReference], ring: EventReference | None = None
+    references: Sequence[ModelReference],
+    ring: EventReference | None = None,
+    borrowed: Lesson | None = None,
 ) -> ModelReference:
     """Return what would have been learned from all that the references were learned from.
 
@@ -51,6 +53,9 @@ def merge_references(
     ring
         The event level whose `ring_centre` and `pair_distance` are kept, for keys that remember sketches by
         them; the first reference's if not given.
+    borrowed
+        What is known of honest keys of other models. As in learning from live traffic, they help to say how
+        keys differ and how far they get.
 
     Raises
     ------
@@ -65,9 +70,11 @@ def merge_references(
     kept = ring or references[0].event
     event = replace(_learn_events(joined), ring_centre=kept.ring_centre, pair_distance=kept.pair_distance)
     attacker_ratio = float(joined.attacker_ratio[0])
-    spread = fit_spread(as_arrays(joined), attacker_ratio)
+    others = [] if borrowed is None else [borrowed]
+    spread = fit_spread(as_arrays(join_lessons([joined, *others])), attacker_ratio)
     lesson = replace(joined, z_peak=_standardised(joined.z_peak, spread))
-    tails = fit_tails(lesson.z_peak, GROUP_OF, attacker_ratio)
+    known = join_lessons([lesson, *others])
+    tails = fit_tails(known.z_peak[settled_keys(known)], GROUP_OF, attacker_ratio)
     key_count = sum(int(reference.key.key_count[0]) for reference in references)
     return ModelReference(
         model=models[0],
@@ -80,6 +87,17 @@ def merge_references(
         alarm=next((reference.alarm for reference in references if reference.alarm is not None), None),
         lesson=lesson,
     )
+
+
+def dump_to_merge(reference: ModelReference) -> bytes:
+    """Write a reference without what merging learns anew, so that it fits into a message."""
+    known = reference.event
+    event = replace(
+        known,
+        familiar_points=known.familiar_points[:, :0],
+        familiar_start=np.zeros_like(known.familiar_start),
+    )
+    return replace(reference, event=event).dump()
 
 
 def _learn_events(lesson: Lesson) -> EventReference:

@@ -56,6 +56,12 @@ class ModelWatch:
         return self.watch.watch if isinstance(self.watch, Learner) else self.watch
 
     @property
+    def learned(self) -> ModelReference | None:
+        """What the model has learned by itself; None if it was given a reference, or watches nothing yet."""
+        learns = isinstance(self.watch, Learner) and self.watch.watch is not None
+        return self.watch.current.reference if learns else None
+
+    @property
     def until_next_stop(self) -> int:
         """Events that may be processed before it learns or looks for campaigns."""
         looks = self.campaigns.until_next_look

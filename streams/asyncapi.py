@@ -56,9 +56,8 @@ CHANNELS: dict[str, Channel] = {
     "allowlist": Channel(
         "Keys that no command touches.",
         ("allow",), "entry's id", ("operator",), ("worker", "serving")),
-    "reference": Channel("What honest keys of a model look like.", (), "model", ("operator",), ("worker",)),
-    "profiles": Channel("Summaries of keys, for campaigns over partitions.", (), "key reference",
-                        ("worker",), ("worker",)),
+    "reference": Channel("What a worker has learned of a model's honest keys, to be merged.", (),
+                         "model and partition", ("worker",), ("operator",)),
     "state": Channel("The workers' state, in parts.", (), "part", ("worker",), ("worker",)),
     "snapshots": Channel("Which parts make a whole state.", (), "partition", ("worker",), ("worker",)),
     "audit": Channel(

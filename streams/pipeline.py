@@ -123,6 +123,10 @@ class Pipeline:
         self._policy.set_place(partition, partitions)
         self._chain = AuditChain(partition)
 
+    def learned(self) -> list[ModelReference]:
+        """Return the newest references that models have learned from this pipeline's traffic."""
+        return self.engine.learned()
+
     def process(self, messages: Sequence[Message], now_ms: int | None = None) -> Outputs:
         """Process messages of one topic, in order; `now_ms` stands in for the clock.
 

@@ -126,7 +126,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Public keys whose signatures on policies, allowlist and people's decisions are obeyed
     (`modelwarden policy trust`). None: the worker's own key, if it has one."""
     references_path: Path | None = None
-    """References by model: a file or a folder of them. None: every model learns from its own traffic."""
+    """References by model: a file or a folder of them (`modelwarden references merge` makes one). None: every
+    model learns from its own traffic."""
     engine: EngineSettings = EngineSettings()
     snapshot_interval_s: Positive | None = None
     """So often the state is stored; after a crash, at most so much is read again. None: 10, or 30 while the

@@ -30,6 +30,7 @@ from sinks.metrics import catalogue
 from sinks.policyfile import load_policy
 from sinks.policytopic import PolicyInForce
 from streams.errors import PolicyError, StateVersionError
+from streams.learned import LearnedReferences
 from streams.metrics import Lag
 from streams.outputs import list_outputs
 from streams.partitionstate import PartitionState
@@ -95,6 +96,7 @@ class FencedState:
         self._build = build
         self._writer = writer
         self._store = store
+        self._learned = LearnedReferences(writer)
         self.events_topic = settings.topic("events")
         self._generation = -1
         self._partition_count = 1
@@ -245,6 +247,7 @@ class FencedState:
         with self._metrics.time_snapshot():
             await self._store.write(state.partition, state.shelf, dump, meta, outputs)
         state.durable = meta.fences
+        await self._learned.share(state.partition, state.pipeline)
         del state.undurable_since_s[:1]
         if state.found is not None and state.shelf.number > 1:
             found, state.found = state.found, None

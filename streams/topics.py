@@ -67,7 +67,6 @@ TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec(name="policy", keyed=False, compacted=True),
     TopicSpec(name="allowlist", keyed=False, compacted=True),
     TopicSpec(name="reference", keyed=False, compacted=True),
-    TopicSpec(name="profiles", keyed=True),
     TopicSpec(
         name="state",
         keyed=True,

@@ -27,7 +27,8 @@ echo "kafka-acls.sh --bootstrap-server $broker --add --force --allow-principal U
     "--operation Create --operation Describe --operation DescribeConfigs --resource-pattern-type prefixed --topic $prefix"
 
 # Reads events and people's words, writes what it finds; its state is its own.
-allow worker Read Describe DescribeConfigs -- events feedback policy allowlist reference profiles acks
+allow worker Read Describe DescribeConfigs -- events feedback policy allowlist acks
+allow worker Write Describe DescribeConfigs -- reference
 allow worker Read Write Describe DescribeConfigs -- state snapshots alerts decisions commands audit dead-letter
 echo "kafka-acls.sh --bootstrap-server $broker --add --force --allow-principal User:modelwarden-worker" \
     "--operation Read --operation Describe --group modelwarden"
@@ -37,5 +38,5 @@ allow serving Write Describe -- events acks
 allow serving Read Describe -- commands allowlist
 
 # A person: reads everything but the events, says who is honest, changes the policy (signed) and the allowlist.
-allow operator Read Describe -- alerts decisions commands acks audit dead-letter feedback policy allowlist
+allow operator Read Describe -- alerts decisions commands acks audit dead-letter feedback policy allowlist reference
 allow operator Write Describe -- feedback policy allowlist

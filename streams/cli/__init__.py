@@ -43,6 +43,7 @@ NOUNS = {
         "kafka": "Run one Apache Kafka node on loopback.",
         "policy": "Check, publish and roll back the policy; keep the signing keys.",
         "rules": "Test the policy's rules, and see what a change would do.",
+        "references": "Merge what workers have learned of honest keys.",
         "settings": "Show the settings in force.",
         "doctor": "Check everything that a worker needs, and say what to do.",
         "metrics": "List every metric and what it tells.",

@@ -29,6 +29,7 @@ from streams.snapshot import PIECE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from detectors.reference import ModelReference
     from streams.bus.base import Message
 
 EVERY = 10
@@ -46,6 +47,9 @@ class CountingPipeline:
         self.counts: Counter[str] = Counter()
         self.stored: dict[str, bytes] = {}
         self.partition = -1
+
+    def learned(self) -> list[ModelReference]:
+        return []
 
     def process(self, messages: Sequence[Message]) -> Outputs:
         outputs = Outputs(alerts=[], decisions=[], commands=[], rejections=[], events=0)
