@@ -7,7 +7,7 @@ separates an attack from an honest key with some odd inputs: the second never fi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -130,10 +130,21 @@ BETS = ("strange", "hard")
 """p-values per event that the e-detectors bet against."""
 
 
+_COMPARED = ("input_distance", "embedding_distance", "hardness", "overall_distance")
+"""Scores that become p-values against benign ones."""
+_TAKEN = (
+    *("label_flip", "near_copy", "echo", "probe", "midpoint"),
+    *("log_rate", "unfamiliar", "logit_sweep"),
+)
+"""Scores that are values as they are: the last of `VALUES`, in their order."""
+
+
 def event_values(
     scores: Columns, reference: EventReference
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Turn the signals' scores into values, weights and p-values to bet against.
+
+    A p-value is conservative and conformal, (#{c >= s} + 1) / (k + 1): ties count against surprise.
 
     Parameters
     ----------
@@ -148,43 +159,60 @@ def event_values(
     weight : float32 (n,), between 0 and 1.
     bets : float32 (n, len(BETS)), NaN where there is nothing to bet on.
     """
-    by_input = p_value(scores["input_distance"], reference.distance_table)
-    by_embedding = p_value(scores["embedding_distance"], reference.embedding_table)
-    odd = np.where(np.isfinite(by_input), by_input, by_embedding)
-    close = p_value(scores["hardness"], reference.hardness_table)
-    inside = p_value(-scores["overall_distance"], -reference.overall_table[::-1])
-    strange, hard = surprise(odd), surprise(close)
-    novelty = np.nan_to_num(scores["novelty"], nan=1.0)
-    weight = np.square(np.clip(novelty / FULL_NOVELTY, 0, 1)).astype(np.float32)
-    bets = np.stack([odd, close], axis=1)
-    bets[weight < LEAST_BET_WEIGHT] = np.nan
-    columns = (
-        strange,
-        strange * hard,
-        hard,
-        surprise(inside) * hard,
-        scores["label_flip"],
-        scores["near_copy"],
-        scores["echo"],
-        scores["probe"],
-        scores["midpoint"],
-        scores["log_rate"],
-        scores["unfamiliar"],
-        scores["logit_sweep"],
-    )
-    return np.stack(columns, axis=1).astype(np.float32), weight, bets
+    count = len(scores["novelty"])
+    values = np.empty((count, len(VALUES)), np.float32)
+    weight, bets = np.empty(count, np.float32), np.empty((count, len(BETS)), np.float32)
+    _event_values(
+        *(scores[name] for name in (*_COMPARED, "novelty", *_TAKEN)),
+        reference.distance_table, reference.embedding_table, reference.hardness_table,
+        reference.overall_table, values, weight, bets,
+    )  # fmt: skip
+    return values, weight, bets
 
 
-def p_value(score: NDArray[np.float32], table: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the conservative conformal p-value, (#{c >= s} + 1) / (k + 1): ties count against surprise."""
-    below = np.empty(len(score), np.uint32)
-    count_below(score, table, below)
-    p = ((len(table) + 1) - below).astype(np.float32) / np.float32(len(table) + 1)
-    return np.where(np.isnan(score), np.float32(np.nan), p)
+@njit(cache=True, nogil=True)
+def _event_values(
+    by_input: Array, by_embedding: Array, hardness: Array, overall: Array, novelty: Array,
+    label_flip: Array, near_copy: Array, echo: Array, probe: Array, midpoint: Array,
+    log_rate: Array, unfamiliar: Array, logit_sweep: Array,
+    input_table: Array, embedding_table: Array, hardness_table: Array, overall_table: Array,
+    values: Array, weight: Array, bets: Array,
+) -> None:  # fmt: skip
+    below = np.empty((4, len(novelty)), np.uint32)
+    count_below(by_input, input_table, below[0])
+    count_below(by_embedding, embedding_table, below[1])
+    count_below(hardness, hardness_table, below[2])
+    count_below(-overall, -overall_table[::-1], below[3])  # upside down: small distances are odd
+    for i in range(len(novelty)):
+        odd = _p_value(by_input[i], below[0, i], len(input_table))
+        if np.isnan(odd):
+            odd = _p_value(by_embedding[i], below[1, i], len(embedding_table))
+        close = _p_value(hardness[i], below[2, i], len(hardness_table))
+        inside = _p_value(overall[i], below[3, i], len(overall_table))
+        hard = _surprise(close)
+        values[i, 0] = _surprise(odd)
+        values[i, 1] = values[i, 0] * hard
+        values[i, 2] = hard
+        values[i, 3] = _surprise(inside) * hard
+        values[i, 4], values[i, 5], values[i, 6] = label_flip[i], near_copy[i], echo[i]
+        values[i, 7], values[i, 8], values[i, 9] = probe[i], midpoint[i], log_rate[i]
+        values[i, 10], values[i, 11] = unfamiliar[i], logit_sweep[i]
+        new = np.float32(1) if np.isnan(novelty[i]) else novelty[i] / np.float32(FULL_NOVELTY)
+        new = min(max(new, np.float32(0)), np.float32(1))
+        weight[i] = new * new
+        is_bet = weight[i] >= LEAST_BET_WEIGHT
+        bets[i, 0], bets[i, 1] = (odd, close) if is_bet else (np.float32(np.nan), np.float32(np.nan))
 
 
-def surprise(p: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return -log10 p, as float32."""
+@njit(cache=True, nogil=True)
+def _p_value(score: float, below: int, count: int) -> Any:
+    p = np.float32(count + 1 - below) / np.float32(count + 1)
+    return np.float32(np.nan) if np.isnan(score) else p
+
+
+@njit(cache=True, nogil=True)
+def _surprise(p: float) -> Any:
+    """Return -log10 p."""
     return np.log(p) * np.float32(-1 / LN10)
 
 

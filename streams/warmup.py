@@ -75,6 +75,8 @@ def _blocks(models: Sequence[str]) -> Iterator[tuple[str, RecordBlock]]:
     yield "JSON", _fetch([encode_event(event) for event in events], None)
     yield "binary records", _fetch([encode_record(event) for event in events], RECORD)
     yield "micro-batches", _fetch([encode_columns(events)], COLUMNS)
+    # To numba a single row is another kind of array.
+    yield "single events", _fetch([encode_event(event) for event in events[: len(models)]], None)
 
 
 def _events(models: Sequence[str]) -> Iterator[ServingEvent]:

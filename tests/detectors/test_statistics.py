@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from traffic import MODEL, honest
 
+from detectors.calibration import fit_reference
 from detectors.keylevel import MINIMUM_MASS, raise_levels, repeat_levels, standardise
+from detectors.signals import ALL_SIGNALS
 from detectors.slabs import make_slabs
 from detectors.statistics import (
     FAMILIES,
     FAMILY_OF,
+    FULL_NOVELTY,
     HORIZONS,
+    LEAST_BET_WEIGHT,
     STATISTICS,
     VALUE_OF,
     VALUES,
     WEIGHTED,
     WEIGHTED_VALUE,
-    p_value,
+    event_values,
     update_means,
 )
 from detectors.track import MEAN_FIELDS
+
+if TYPE_CHECKING:
+    from detectors.reference import ModelReference
+
+
+@lru_cache(maxsize=1)
+def reference() -> ModelReference:
+    return fit_reference(MODEL, [honest(number, count=40) for number in range(6)])
 
 
 def plain_means(values: Any, weight: Any, slots: Any, keys: int) -> tuple[Any, Any]:
@@ -98,14 +113,41 @@ def test_a_key_that_goes_on_is_told_of_again_and_one_that_stopped_is_not() -> No
     assert told_ms[0] == 303
 
 
-@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=50), st.floats(-1e6, 1e6, width=32))
-def test_a_p_value_counts_ties_against_surprise(scores: list[float], score: float) -> None:
-    table = np.sort(np.array(scores, np.float32))
-    expected = (sum(c >= np.float32(score) for c in table) + 1) / (len(table) + 1)
-    if np.float32(score) in table:
-        expected = min(expected, 1.0)
-    got = p_value(np.array([score], np.float32), table)[0]
-    assert got == pytest.approx(min(expected, 1.0), rel=1e-6)
+def plain_p(score: np.float32, table: Any) -> float:
+    """Count ties against surprise."""
+    return float("nan") if np.isnan(score) else (sum(c >= score for c in table) + 1) / (len(table) + 1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 30), st.integers(0, 40))
+def test_values_weights_and_bets_equal_plain_python(seed: int, count: int, table_size: int) -> None:
+    rng = np.random.default_rng(seed)
+    names = [name for signal in ALL_SIGNALS.values() for name in signal.scores]
+    # Few different numbers, so that many scores stand in the tables.
+    scores: Any = {name: rng.integers(0, 12, count).astype(np.float32) / 8 for name in names}
+    for column in scores.values():
+        column[rng.random(count) < 0.2] = np.nan
+    kinds = "distance", "embedding", "hardness", "overall"
+    tables = [np.sort(rng.integers(0, 12, table_size).astype(np.float32) / 8) for _ in kinds]
+    named: dict[str, Any] = {f"{name}_table": table for name, table in zip(kinds, tables, strict=True)}
+    known = replace(reference().event, **named)
+    values, weight, bets = event_values(scores, known)
+    for row in range(count):
+        one = {name: column[row] for name, column in scores.items()}
+        odd = plain_p(one["input_distance"], tables[0])
+        odd = plain_p(one["embedding_distance"], tables[1]) if np.isnan(odd) else odd
+        close = plain_p(one["hardness"], tables[2])
+        inside = plain_p(-one["overall_distance"], -tables[3])
+        strange, hard, deep = (-np.log10(p) for p in (odd, close, inside))
+        np.testing.assert_allclose(
+            values[row, :4], [strange, strange * hard, hard, deep * hard], rtol=1e-5, atol=1e-6
+        )
+        taken = [one["log_rate" if v.name == "rate" else v.name] for v in VALUES[4:]]
+        np.testing.assert_array_equal(values[row, 4:], taken)
+        new = 1.0 if np.isnan(one["novelty"]) else min(one["novelty"] / FULL_NOVELTY, 1.0)
+        assert weight[row] == pytest.approx(new**2, rel=1e-6)
+        expected = [odd, close] if weight[row] >= LEAST_BET_WEIGHT else [np.nan, np.nan]
+        np.testing.assert_allclose(bets[row], expected, rtol=1e-6)
 
 
 def test_every_statistic_belongs_to_a_family_that_is_reported() -> None:

@@ -129,8 +129,8 @@ def damage_state(world: World) -> None:
         partition = world.draw.randrange(PARTITIONS)
         store = StateStore(world.settings)
         manifests = asyncio.run(store.find([partition]))[partition].manifests
-        if manifests:
-            offsets = [offset for entry in manifests[0].parts.values() for offset in entry.offsets]
+        parts = manifests[0].parts.values() if manifests else ()
+        if offsets := [offset for entry in parts for offset in entry.offsets]:
             folder = world.broker.data / f"{world.settings.topic('state')}-{partition}"
             flip_bit(folder, max(offsets), world.draw)
         for worker in workers:
