@@ -20,10 +20,9 @@ from detectors.alert import Extraction
 from detectors.kernelcache import njit
 from detectors.reference import ExtractionReference
 from detectors.signals.coverage import CELLS, cell_numbers, planes
+from detectors.statistics import SCORES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from detectors.base import Array, Fields, Slabs
@@ -63,8 +62,8 @@ BUDGET_FIELDS: Fields = {"first_ms": ("i8", ()), "held": ("f4", ()), "told": ("u
 """When the key was first seen, which the engine sets; queries held, as of the last event; whether the key was
 told of."""
 
-SCORES = ("cells_visited", "repeats", "label_nats")
-SPREAD_COLUMNS = len(SCORES) + 2
+_SCORES = [SCORES.index(name) for name in ("cells_visited", "repeats", "label_nats")]
+SPREAD_COLUMNS = len(_SCORES) + 2
 PARTS = ("held", "distinct", "coverage", "labels", "fresh")
 """What is known of a key after an event: queries held, distinct queries, and the three ratios to ordinary
 traffic."""
@@ -78,18 +77,17 @@ class Crossed(NamedTuple):
 
 
 def follow_spread(
-    scores: Mapping[str, NDArray[np.float32]],
+    scores: NDArray[np.float32],
     weight: NDArray[np.float32],
     slots: NDArray[np.int64],
     slabs: Slabs,
 ) -> NDArray[np.float32]:
     """Add each row to its key's account: float32 (n, 5), the scores, then the key's `fresh` after the row.
 
-    NaN where the event has no sketch.
+    `scores` (n, len(detectors.statistics.SCORES)); NaN where the event has no sketch.
     """
     out = np.full((len(slots), SPREAD_COLUMNS), np.nan, np.float32)
-    for column, name in enumerate(SCORES):
-        out[:, column] = scores[name]
+    out[:, : len(_SCORES)] = scores[:, _SCORES]
     _add_fresh(weight, slots, slabs["fresh"], out)
     return out
 

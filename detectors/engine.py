@@ -258,9 +258,9 @@ class Engine:
         for watched in self._models:
             watched.forget(evicted)
         alerts: list[tuple[int, Alert]] = []
-        for model in np.unique(models):
-            rows = np.flatnonzero(models == model)
-            place = _Rows(int(model), rows, slots[rows], number[rows])
+        for one in np.flatnonzero(np.bincount(models)).tolist():
+            rows = np.flatnonzero(models == one)
+            place = _Rows(one, rows, slots[rows], number[rows])
             alerts += self._watch_model(place, batch if len(rows) == len(batch) else batch.take(rows))
         alerts.sort(key=lambda pair: pair[0])
         return [self._judge(alert, int(slots[row])) for row, alert in alerts]

@@ -173,6 +173,8 @@ class RiverTier:
         out = np.full((len(slots), len(SCORES)), np.nan, np.float32)
         event, wanted = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.bool_)
         _sort_out(slots, model, time_ms, features, *self._roll(), self._passed, event, wanted)
+        if not wanted.any():
+            return out
         rows = np.flatnonzero(wanted)
         for number in np.unique(model[rows]).tolist():
             own = rows[model[rows] == number]

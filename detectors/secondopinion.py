@@ -131,6 +131,8 @@ class SecondOpinion:
         reference = self._references[model]
         out = np.full(len(mean_rank), np.nan, np.float32)
         rows = np.flatnonzero(np.isfinite(mean_rank))
+        if not len(rows):
+            return out
         heights = rank_surprise(mean_rank[rows])
         found = np.empty(len(rows), np.float32)
         read_tail(heights, reference.knots, reference.surprise, reference.slope[0], found)

@@ -13,6 +13,7 @@ import numpy as np
 
 from detectors.kernelcache import njit
 from detectors.search import count_below
+from detectors.signals import ALL_SIGNALS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,8 +29,6 @@ LEAST_BET_WEIGHT = 0.5
 FULL_NOVELTY = 0.6
 """A query counts fully when it is this far (in median pair distances) from all remembered ones: frames,
 retries and copies are not independent witnesses."""
-
-Columns = dict[str, "NDArray[np.float32]"]
 
 
 class Value(NamedTuple):
@@ -130,17 +129,25 @@ BETS = ("strange", "hard")
 """p-values per event that the e-detectors bet against."""
 
 
-_COMPARED = ("input_distance", "embedding_distance", "hardness", "overall_distance")
-"""Scores that become p-values against benign ones."""
-_TAKEN = (
-    *("label_flip", "near_copy", "echo", "probe", "midpoint"),
-    *("log_rate", "unfamiliar", "logit_sweep"),
+SCORES: tuple[str, ...] = tuple(name for signal in ALL_SIGNALS.values() for name in signal.scores)
+"""Scores of all signals, in the order of the columns that `event_values` takes."""
+_INPUT, _EMBEDDING, _HARDNESS, _OVERALL, _NOVELTY = (
+    SCORES.index(name)
+    for name in ("input_distance", "embedding_distance", "hardness", "overall_distance", "novelty")
 )
-"""Scores that are values as they are: the last of `VALUES`, in their order."""
+_AS_THEY_ARE = np.array(
+    [
+        SCORES.index("log_rate" if value.name == "rate" else value.name)
+        for value in VALUES
+        if value.name in {*SCORES, "rate"}
+    ]
+)
+"""Columns of the scores that are values as they are: the last of `VALUES`, in their order."""
+_MADE = len(VALUES) - len(_AS_THEY_ARE)
 
 
 def event_values(
-    scores: Columns, reference: EventReference
+    scores: NDArray[np.float32], reference: EventReference
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Turn the signals' scores into values, weights and p-values to bet against.
 
@@ -148,8 +155,7 @@ def event_values(
 
     Parameters
     ----------
-    scores
-        Columns by score name (`input_distance`, `hardness`, ...), each (n,).
+    scores : float32 (n, len(SCORES))
     reference
         Where the benign scores lie.
 
@@ -159,45 +165,42 @@ def event_values(
     weight : float32 (n,), between 0 and 1.
     bets : float32 (n, len(BETS)), NaN where there is nothing to bet on.
     """
-    count = len(scores["novelty"])
+    count = len(scores)
     values = np.empty((count, len(VALUES)), np.float32)
     weight, bets = np.empty(count, np.float32), np.empty((count, len(BETS)), np.float32)
     _event_values(
-        *(scores[name] for name in (*_COMPARED, "novelty", *_TAKEN)),
-        reference.distance_table, reference.embedding_table, reference.hardness_table,
-        reference.overall_table, values, weight, bets,
+        scores, reference.distance_table, reference.embedding_table, reference.hardness_table,
+        reference.overall_table, _AS_THEY_ARE, values, weight, bets,
     )  # fmt: skip
     return values, weight, bets
 
 
 @njit(cache=True, nogil=True)
 def _event_values(
-    by_input: Array, by_embedding: Array, hardness: Array, overall: Array, novelty: Array,
-    label_flip: Array, near_copy: Array, echo: Array, probe: Array, midpoint: Array,
-    log_rate: Array, unfamiliar: Array, logit_sweep: Array,
-    input_table: Array, embedding_table: Array, hardness_table: Array, overall_table: Array,
-    values: Array, weight: Array, bets: Array,
+    scores: Array, input_table: Array, embedding_table: Array, hardness_table: Array, overall_table: Array,
+    as_they_are: Array, values: Array, weight: Array, bets: Array,
 ) -> None:  # fmt: skip
-    below = np.empty((4, len(novelty)), np.uint32)
-    count_below(by_input, input_table, below[0])
-    count_below(by_embedding, embedding_table, below[1])
-    count_below(hardness, hardness_table, below[2])
-    count_below(-overall, -overall_table[::-1], below[3])  # upside down: small distances are odd
-    for i in range(len(novelty)):
-        odd = _p_value(by_input[i], below[0, i], len(input_table))
+    below = np.empty((4, len(scores)), np.uint32)
+    count_below(scores[:, _INPUT], input_table, below[0])
+    count_below(scores[:, _EMBEDDING], embedding_table, below[1])
+    count_below(scores[:, _HARDNESS], hardness_table, below[2])
+    # Upside down: small distances are odd.
+    count_below(-scores[:, _OVERALL], -overall_table[::-1], below[3])
+    for i in range(len(scores)):
+        odd = _p_value(scores[i, _INPUT], below[0, i], len(input_table))
         if np.isnan(odd):
-            odd = _p_value(by_embedding[i], below[1, i], len(embedding_table))
-        close = _p_value(hardness[i], below[2, i], len(hardness_table))
-        inside = _p_value(overall[i], below[3, i], len(overall_table))
+            odd = _p_value(scores[i, _EMBEDDING], below[1, i], len(embedding_table))
+        close = _p_value(scores[i, _HARDNESS], below[2, i], len(hardness_table))
+        inside = _p_value(scores[i, _OVERALL], below[3, i], len(overall_table))
         hard = _surprise(close)
         values[i, 0] = _surprise(odd)
         values[i, 1] = values[i, 0] * hard
         values[i, 2] = hard
         values[i, 3] = _surprise(inside) * hard
-        values[i, 4], values[i, 5], values[i, 6] = label_flip[i], near_copy[i], echo[i]
-        values[i, 7], values[i, 8], values[i, 9] = probe[i], midpoint[i], log_rate[i]
-        values[i, 10], values[i, 11] = unfamiliar[i], logit_sweep[i]
-        new = np.float32(1) if np.isnan(novelty[i]) else novelty[i] / np.float32(FULL_NOVELTY)
+        for k in range(len(as_they_are)):
+            values[i, _MADE + k] = scores[i, as_they_are[k]]
+        novelty = scores[i, _NOVELTY]
+        new = np.float32(1) if np.isnan(novelty) else novelty / np.float32(FULL_NOVELTY)
         new = min(max(new, np.float32(0)), np.float32(1))
         weight[i] = new * new
         is_bet = weight[i] >= LEAST_BET_WEIGHT

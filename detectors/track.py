@@ -17,6 +17,7 @@ from detectors.signals import ALL_SIGNALS
 from detectors.statistics import (
     BETS,
     HORIZONS,
+    SCORES,
     STATISTICS,
     VALUE_OF,
     VALUES,
@@ -48,6 +49,9 @@ TRACK_FIELDS: Fields = {
     **SPREAD_FIELDS,
     **{name: spec for signal in ALL_SIGNALS.values() for name, spec in signal.fields.items()},
 }
+
+
+_FEATURES = [SCORES.index(name) for name in FEATURES]
 
 
 class Progress(NamedTuple):
@@ -82,15 +86,13 @@ class Track:
 
     def advance(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> Progress:
         """Score every row, in order, and update its key's slabs."""
-        scores: dict[str, NDArray[np.float32]] = {}
-        for signal in self._signals:
-            scores |= zip(signal.scores, signal.score(batch, slots, slabs).T, strict=True)
+        scores = np.concatenate([signal.score(batch, slots, slabs) for signal in self._signals], axis=1)
         values, weight, bets = event_values(scores, self._reference)
         mean, mass = (np.empty((len(batch), len(STATISTICS)), np.float32) for _ in range(2))
         update_means(
             values, weight, slots, *(slabs[name] for name in MEAN_FIELDS),
             VALUE_OF, HORIZONS, WEIGHTED, WEIGHTED_VALUE, mean, mass,
         )  # fmt: skip
-        features = np.stack([scores[name] for name in FEATURES], axis=1)
+        features = scores[:, _FEATURES]
         spread = follow_spread(scores, weight, slots, slabs)
         return Progress(mean, mass, update(bets, slots, slabs["evidence"]), features, spread)

@@ -136,7 +136,9 @@ class Summaries:
             grown[: len(self._row_of)] = self._row_of
             self._row_of = grown
         rows = len(self._columns["slot"])
-        fresh = len(np.unique(slots[self._row_of[slots] < 0])) if rows < self.capacity else 0
+        fresh = 0
+        if rows < min(self.used + len(slots), self.capacity):
+            fresh = len(np.unique(slots[self._row_of[slots] < 0]))
         wanted = min(max(self.used + fresh, least), self.capacity)
         if wanted > rows:
             size = min(max(wanted, 2 * rows, _FIRST_ROWS), self.capacity)

@@ -75,10 +75,17 @@ def distances(
 
 def class_rows(predicted: NDArray[np.int32], classes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Find each class's row among the centres; classes without a centre get the last row."""
-    if not len(classes):
-        return np.zeros(len(predicted), np.int64)
-    row = np.minimum(np.searchsorted(classes, predicted), len(classes) - 1)
-    return np.where(classes[row] == predicted, row, len(classes))
+    row = np.empty(len(predicted), np.int64)
+    _class_rows(predicted, classes, row)
+    return row
+
+
+@njit(cache=True, nogil=True)
+def _class_rows(predicted: Array, classes: Array, out: Array) -> None:
+    for i in range(len(predicted)):
+        place = np.searchsorted(classes, predicted[i])
+        is_known = place < len(classes) and classes[place] == predicted[i]
+        out[i] = place if is_known else len(classes)
 
 
 @njit(cache=True, nogil=True)

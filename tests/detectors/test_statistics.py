@@ -14,7 +14,6 @@ from traffic import MODEL, honest
 
 from detectors.calibration import fit_reference
 from detectors.keylevel import MINIMUM_MASS, raise_levels, repeat_levels, standardise
-from detectors.signals import ALL_SIGNALS
 from detectors.slabs import make_slabs
 from detectors.statistics import (
     FAMILIES,
@@ -22,6 +21,7 @@ from detectors.statistics import (
     FULL_NOVELTY,
     HORIZONS,
     LEAST_BET_WEIGHT,
+    SCORES,
     STATISTICS,
     VALUE_OF,
     VALUES,
@@ -122,18 +122,16 @@ def plain_p(score: np.float32, table: Any) -> float:
 @given(st.integers(0, 2**32 - 1), st.integers(0, 30), st.integers(0, 40))
 def test_values_weights_and_bets_equal_plain_python(seed: int, count: int, table_size: int) -> None:
     rng = np.random.default_rng(seed)
-    names = [name for signal in ALL_SIGNALS.values() for name in signal.scores]
     # Few different numbers, so that many scores stand in the tables.
-    scores: Any = {name: rng.integers(0, 12, count).astype(np.float32) / 8 for name in names}
-    for column in scores.values():
-        column[rng.random(count) < 0.2] = np.nan
+    scores = rng.integers(0, 12, (count, len(SCORES))).astype(np.float32) / np.float32(8)
+    scores[rng.random(scores.shape) < 0.2] = np.nan
     kinds = "distance", "embedding", "hardness", "overall"
     tables = [np.sort(rng.integers(0, 12, table_size).astype(np.float32) / 8) for _ in kinds]
     named: dict[str, Any] = {f"{name}_table": table for name, table in zip(kinds, tables, strict=True)}
     known = replace(reference().event, **named)
     values, weight, bets = event_values(scores, known)
     for row in range(count):
-        one = {name: column[row] for name, column in scores.items()}
+        one = dict(zip(SCORES, scores[row], strict=True))
         odd = plain_p(one["input_distance"], tables[0])
         odd = plain_p(one["embedding_distance"], tables[1]) if np.isnan(odd) else odd
         close = plain_p(one["hardness"], tables[2])
