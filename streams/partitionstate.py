@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
+from streams.errors import StateVersionError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sinks.policytopic import PolicyInForce
     from streams.bus.base import Message
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
 
     Step = Callable[[Pipeline, Sequence[Message]], Iterable[Outputs]]
     """Takes a pipeline and messages that are not in it yet; gives the outputs."""
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -60,3 +66,27 @@ class PartitionState:
         if not self.changed:
             self.undurable_since_s.append(monotonic())
         self.changed = True
+
+
+def check_fences(
+    state: PartitionState, bounds: Mapping[tuple[str, int], tuple[int, int]], state_topic: str
+) -> None:
+    """Hold a restored state against where its source topics begin and end now.
+
+    Raises
+    ------
+    StateVersionError
+        If it contains events that a topic does not have yet: that is another topic.
+    """
+    for topic, fence in state.fences.items():
+        oldest, end = bounds[topic, state.partition]
+        if fence + 1 < oldest:
+            _log.warning(
+                "events_expired_unread", topic=topic, partition=state.partition, count=oldest - fence - 1
+            )
+        if fence >= end:
+            raise StateVersionError(
+                f"the state of partition {state.partition}",
+                f"it contains offset {fence} of {topic}, which ends before that: the topic was made anew",
+                f"Delete and create the topic {state_topic} too",
+            )

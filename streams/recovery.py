@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from aiokafka.structs import ConsumerRecord
+
+Result = TypeVar("Result")
 
 _POLL_MS = 500
 _FETCH_BYTES = 4 * 1024 * 1024
@@ -154,3 +157,19 @@ def open_reader(bootstrap: str, *, security: KafkaSecurity = PLAINTEXT, check_cr
         check_crcs=check_crcs,
         **security.client_arguments(),
     )
+
+
+async def run_few(jobs: Sequence[Callable[[], Awaitable[Result]]], at_once: int) -> list[Result]:
+    """Run jobs, at most so many at once, and return their results in order; the first error ends all."""
+    limit = asyncio.Semaphore(at_once)
+
+    async def run(job: Callable[[], Awaitable[Result]]) -> Result:
+        async with limit:
+            return await job()
+
+    tasks = [asyncio.create_task(run(job)) for job in jobs]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +30,18 @@ from faust.types import TP
 from sinks.metrics import catalogue
 from sinks.policyfile import load_policy
 from sinks.policytopic import PolicyInForce
-from streams.errors import PolicyError, StateVersionError
+from streams.errors import PolicyError
 from streams.learned import LearnedReferences
 from streams.metrics import Lag
 from streams.outputs import list_outputs
-from streams.partitionstate import PartitionState
-from streams.recovery import committed_offsets, count_partitions, log_bounds
+from streams.partitionstate import PartitionState, check_fences
+from streams.recovery import committed_offsets, count_partitions, log_bounds, run_few
 from streams.snapshot import Shelf, SnapshotMeta, next_generation
 from streams.statestore import take_dump
 from streams.tracing import make_tracer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from streams.faustbatch import Chunk
     from streams.metrics import Metrics
@@ -54,6 +55,8 @@ MAX_CHUNK = 4096
 MAX_CHUNK_BYTES = 1024 * 1024
 """Records and bytes per chunk: some milliseconds of work, so that heartbeats, commits and other agents are
 not held up. A micro-batch of thousands of events is one record."""
+RESTORED_AT_ONCE = 2
+"""Partitions: more would hold more of what was read in memory, and no core is left to unpack it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -286,8 +289,10 @@ class FencedState:
         states: dict[int, PartitionState] = {}
         since: dict[int, dict[str, int]] = {}
         held: dict[int, tuple[Output, ...]] = {}
-        for partition, found in (await self._store.find(partitions)).items():
-            state, meta = await self._restore_one(found, generation)
+        found = await self._store.find(partitions)
+        # While one is unpacked by a thread, the next is read.
+        jobs = [partial(self._restore_one, one, generation) for one in found.values()]
+        for partition, (state, meta) in zip(found, await run_few(jobs, RESTORED_AT_ONCE), strict=True):
             states[partition] = state
             state.replay_end = bounds[self.events_topic, partition][1]
             for topic in self.topics:
@@ -298,7 +303,7 @@ class FencedState:
                 await self._store.begin(partition, state.shelf, begun)
             since[partition] = {} if meta is None else meta.outputs
             held[partition] = () if meta is None else meta.held
-            self._check_fences(state, bounds)
+            check_fences(state, bounds, self._settings.topic("state"))
         await self._writer.recover(since)
         for state in states.values():
             state.unstored += await self._writer.publish(state.partition, held[state.partition])
@@ -374,20 +379,6 @@ class FencedState:
         """Return the age of the oldest change that is not durable: what a crash would make others replay."""
         since = [s.undurable_since_s[0] for s in self.partitions.values() if s.undurable_since_s]
         return monotonic() - min(since) if since else 0.0
-
-    def _check_fences(self, state: PartitionState, bounds: Mapping[tuple[str, int], tuple[int, int]]) -> None:
-        for topic, fence in state.fences.items():
-            oldest, end = bounds[topic, state.partition]
-            if fence + 1 < oldest:
-                _log.warning(
-                    "events_expired_unread", topic=topic, partition=state.partition, count=oldest - fence - 1
-                )
-            if fence >= end:
-                raise StateVersionError(
-                    f"the state of partition {state.partition}",
-                    f"it contains offset {fence} of {topic}, which ends before that: the topic was made anew",
-                    f"Delete and create the topic {self._settings.topic('state')} too",
-                )
 
 
 def _first_offset(committed: int | None, bounds: tuple[int, int]) -> int:

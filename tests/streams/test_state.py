@@ -32,6 +32,7 @@ from streams.topics import create_topics
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from detectors.reference import ModelReference
     from streams.bus.base import Message
 
 HISTORIES = 8
@@ -100,6 +101,9 @@ class LedgerPipeline:
         fresh = {name: b"%d" % getattr(self.ledger, name) for name in Ledger.__struct_fields__}
         stored, self.stored = self.stored, fresh
         return {name: part for name, part in fresh.items() if not changed_only or stored.get(name) != part}
+
+    def learned(self) -> list[ModelReference]:
+        return []
 
     def restore_parts(self, parts: dict[str, bytes]) -> None:
         assert set(parts) == self.part_names
