@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from worker_deployment import Deployment
+from worker_deployment import Deployment, deployed
 
 from detectors.engine import Engine, EngineSettings
 from detectors.merging import dump_to_merge
 from detectors.reference import ModelReference
 from sinks.serving.event import encode_event
-from streams.bus.kafka import KafkaBus
 from streams.cli import main
 from streams.learned import read_shared
 from streams.pipeline import load_references
@@ -38,20 +35,9 @@ MOST_BYTES = 1_000_000
 
 @pytest.fixture
 def deployment(kafka_broker: str, tmp_path: Path) -> Iterator[Deployment]:
-    prefix = f"learned-{uuid4().hex[:8]}."
-    environ = os.environ | {
-        "MODELWARDEN_KAFKA": kafka_broker,
-        "MODELWARDEN_TOPIC_PREFIX": prefix,
-        "MODELWARDEN_CONSUMER_GROUP": f"{prefix}group",
-        "MODELWARDEN_SNAPSHOT_INTERVAL_S": "0.5",
-    }
-    create_topics(kafka_broker, prefix=prefix, partitions=PARTITIONS)
-    made = Deployment(KafkaBus(kafka_broker), prefix, tmp_path, environ)
-    yield made
-    for worker in made.workers:
-        worker.kill()
-        worker.wait()
-    made.bus.close()
+    with deployed(kafka_broker, tmp_path) as made:
+        create_topics(kafka_broker, prefix=made.prefix, partitions=PARTITIONS)
+        yield made
 
 
 def call(deployment: Deployment, *words: object) -> Any:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import msgspec
 import pytest
 from click.testing import CliRunner
-from worker_deployment import PARTITIONS, Deployment
+from worker_deployment import PARTITIONS, Deployment, deployed
 
 import streams.samples
 from sinks.records import AuditEntry, Command
 from sinks.serving.event import encode_event
-from streams.bus.kafka import KafkaBus
 from streams.cli import main
 from streams.samples import load_sample
 from streams.topics import create_topics
@@ -45,23 +42,13 @@ rules:
 
 @pytest.fixture
 def deployment(kafka_broker: str, tmp_path: Path) -> Iterator[Deployment]:
-    prefix = f"policy-{uuid4().hex[:8]}."
-    environ = os.environ | {
-        "MODELWARDEN_KAFKA": kafka_broker,
-        "MODELWARDEN_TOPIC_PREFIX": prefix,
-        "MODELWARDEN_CONSUMER_GROUP": f"{prefix}group",
-        "MODELWARDEN_SNAPSHOT_INTERVAL_S": "0.5",
+    environ = {
         "MODELWARDEN_REFERENCES_PATH": str(SAMPLES),
         "MODELWARDEN_SIGNING_KEY_FILE": str(tmp_path / "worker.pem"),
         "MODELWARDEN_TRUSTED_KEYS_FILE": str(tmp_path / "trusted.yaml"),
-        "COUNTS_DIR": str(tmp_path),
     }
-    made = Deployment(KafkaBus(kafka_broker), prefix, tmp_path, environ)
-    yield made
-    for worker in made.workers:
-        worker.kill()
-        worker.wait()
-    made.bus.close()
+    with deployed(kafka_broker, tmp_path, **environ) as made:
+        yield made
 
 
 def call(deployment: Deployment, *words: str, code: int = 0) -> Any:

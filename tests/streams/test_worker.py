@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import signal
@@ -12,7 +11,6 @@ from collections import Counter, defaultdict
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import msgspec
 import pytest
@@ -21,7 +19,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource
 from kafka.errors import MessageSizeTooLargeError
 from prometheus_client.parser import text_string_to_metric_families
-from worker_deployment import PARTITIONS, Deployment
+from worker_deployment import PARTITIONS, Deployment, deployed
 
 import streams.samples
 from detectors.alert import Alert
@@ -30,7 +28,6 @@ from sinks.policyfile import load_policy
 from sinks.records import Command, DeadLetter, Feedback
 from sinks.serving.event import encode_event
 from sinks.signing import key_id, load_public_key, verify
-from streams.bus.kafka import KafkaBus
 from streams.cli import main
 from streams.localkafka import free_port
 from streams.pipeline import build_pipeline
@@ -63,20 +60,8 @@ def warm_kernels() -> None:
 
 @pytest.fixture
 def deployment(kafka_broker: str, tmp_path: Path) -> Iterator[Deployment]:
-    prefix = f"worker-{uuid4().hex[:8]}."
-    environ = os.environ | {
-        "MODELWARDEN_KAFKA": kafka_broker,
-        "MODELWARDEN_TOPIC_PREFIX": prefix,
-        "MODELWARDEN_CONSUMER_GROUP": f"{prefix}group",
-        "MODELWARDEN_SNAPSHOT_INTERVAL_S": "0.5",
-        "COUNTS_DIR": str(tmp_path),
-    }
-    made = Deployment(KafkaBus(kafka_broker), prefix, tmp_path, environ)
-    yield made
-    for worker in made.workers:
-        worker.kill()
-        worker.wait()
-    made.bus.close()
+    with deployed(kafka_broker, tmp_path) as made:
+        yield made
 
 
 def key_reference(number: int) -> str:

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from counting_worker import read_counts
 
 from sinks.signing import load_signer
 from sinks.trustedkeys import trust
+from streams.bus.kafka import KafkaBus
 from streams.publish import Publisher
 from streams.settings import Settings
 from streams.statestore import StateStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sinks.policyfile import Policy
     from sinks.policytopic import SignedPolicy
     from streams.bus.base import Message
-    from streams.bus.kafka import KafkaBus
     from streams.snapshot import Manifest
 
 PARTITIONS = 4
@@ -124,3 +127,24 @@ class Deployment:
             assert not ended, self.log[-8000:]
             assert time.monotonic() < deadline, self.log[-8000:]
             time.sleep(0.05)
+
+
+@contextmanager
+def deployed(kafka: str, folder: Path, **environ: str) -> Iterator[Deployment]:
+    """Give a deployment without topics yet, its settings in the environment; kill its workers at the end."""
+    prefix = f"test-{uuid4().hex[:8]}."
+    known = {
+        "MODELWARDEN_KAFKA": kafka,
+        "MODELWARDEN_TOPIC_PREFIX": prefix,
+        "MODELWARDEN_CONSUMER_GROUP": f"{prefix}group",
+        "MODELWARDEN_SNAPSHOT_INTERVAL_S": "0.5",
+        "COUNTS_DIR": str(folder),
+    }
+    made = Deployment(KafkaBus(kafka), prefix, folder, os.environ | known | environ)
+    try:
+        yield made
+    finally:
+        for worker in made.workers:
+            worker.kill()
+            worker.wait()
+        made.bus.close()
