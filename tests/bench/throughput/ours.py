@@ -56,6 +56,9 @@ def main() -> None:
         kafka=brokers,
         topic_prefix=prefix,
         consumer_group=uuid4().hex,
+        # State that one case stores would be where the next begins, behind all events; state_restart.py has
+        # what storing costs.
+        snapshot_interval_s=3600,
         references_path=Path(str(streams.samples.__file__)).parent,
         log=LogSettings(level="error"),
     )
