@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 _POLL_S = 1.0
-FETCH_WAIT_MS = 50
+FETCH_WAIT_MS = 10
 """How long the broker may hold a fetch back that finds nothing. A partition that was emptied meanwhile waits
-for it too: Faust's 1,500 ms would be the tail of our latency."""
+for it too, so with Faust's 1,500 ms, or 50, it would be the tail of our latency. Idle, a worker takes 5 % of
+a core with it (2 % with 50 ms)."""
 
 
 class Fences(Protocol):
