@@ -163,6 +163,17 @@ def _replay(  # noqa: PLR0913 - one parameter per option
     if output == "table" and page_file is not None:
         click.echo(f"The report is in {page_file}")
     _end(stop, output, complete=summary.complete)
+    _refuse_junk(summary)
+
+
+def _refuse_junk(summary: Replayed) -> None:
+    """Say so if nothing that was read is an event: it is the wrong file."""
+    if summary.rejected and not summary.events:
+        count, reasons = sum(summary.rejected.values()), ", ".join(summary.rejected).replace("_", " ")
+        why = f"none of its {count:,} lines is an event ({reasons})"
+        raise ModelwardenError(
+            ", ".join(summary.sources), why, "See deploy/docs/formats.md for what one looks like"
+        )
 
 
 def _end(stop: Stop, output: str, *, complete: bool) -> None:
