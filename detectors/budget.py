@@ -62,8 +62,8 @@ BUDGET_FIELDS: Fields = {"first_ms": ("i8", ()), "held": ("f4", ()), "told": ("u
 """When the key was first seen, which the engine sets; queries held, as of the last event; whether the key was
 told of."""
 
-_SCORES = [SCORES.index(name) for name in ("cells_visited", "repeats", "label_nats")]
-SPREAD_COLUMNS = len(_SCORES) + 2
+_SPREAD_SCORES = [SCORES.index(name) for name in ("cells_visited", "repeats", "label_nats")]
+SPREAD_COLUMNS = len(_SPREAD_SCORES) + 2
 PARTS = ("held", "distinct", "coverage", "labels", "fresh")
 """What is known of a key after an event: queries held, distinct queries, and the three ratios to ordinary
 traffic."""
@@ -87,7 +87,7 @@ def follow_spread(
     `scores` (n, len(detectors.statistics.SCORES)); NaN where the event has no sketch.
     """
     out = np.full((len(slots), SPREAD_COLUMNS), np.nan, np.float32)
-    out[:, : len(_SCORES)] = scores[:, _SCORES]
+    out[:, : len(_SPREAD_SCORES)] = scores[:, _SPREAD_SCORES]
     _add_fresh(weight, slots, slabs["fresh"], out)
     return out
 

@@ -58,7 +58,8 @@ SCORES = ("forest_rank", "regime_rank")
 and the mean of that share since the key last changed."""
 
 SAMPLE_EVERY = 256
-"""One event in so many of keys not promoted is learned from, per model: learning takes River some 20 us."""
+"""One event in so many of keys not promoted is learned from, per model: learning one takes River longer than
+all signals take to score it."""
 FULL_EVENTS, THIN_EVERY = 512, 64
 """A promoted key's first events are all scored, then one in 64: a flood must not stall the worker."""
 SETTLED_EVENTS = 16

@@ -135,15 +135,9 @@ _INPUT, _EMBEDDING, _HARDNESS, _OVERALL, _NOVELTY = (
     SCORES.index(name)
     for name in ("input_distance", "embedding_distance", "hardness", "overall_distance", "novelty")
 )
-_AS_THEY_ARE = np.array(
-    [
-        SCORES.index("log_rate" if value.name == "rate" else value.name)
-        for value in VALUES
-        if value.name in {*SCORES, "rate"}
-    ]
-)
-"""Columns of the scores that are values as they are: the last of `VALUES`, in their order."""
-_MADE = len(VALUES) - len(_AS_THEY_ARE)
+_MADE = 4
+"""So many of `VALUES`, the first, are made of several scores; the others are scores as they are."""
+_AS_THEY_ARE = np.array([SCORES.index({"rate": "log_rate"}.get(v.name, v.name)) for v in VALUES[_MADE:]])
 
 
 def event_values(

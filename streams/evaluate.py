@@ -36,7 +36,7 @@ from streams.samples import load_references
 from streams.traces import KeyTrace, interleave
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from detectors.alert import Alert
     from detectors.reference import ModelReference
@@ -99,18 +99,12 @@ def evaluate(
         files += found.file_outcomes(run([*group, *customers]) if group[0].kind == "split" else None)
         if group[0].kind == "attack" and len(group) >= LEAST_KEYS and customers:
             trials += model_trials(customers, group, lambda keys: run(keys).alerts)
-    notes = tuple(
-        ReferenceNote(
-            victim=victim, keys=len(keys), events=sum(map(len, keys)), version=references[victim].version
-        )
-        for victim, keys in _reference_keys(traces, half).items()
-    )
     report = _report("calibrated", settings, outcomes)
     return msgspec.structs.replace(
         report,
         calibrated_on=half,
         files=tuple(files),
-        references=notes,
+        references=_reference_notes(references, _reference_keys(traces, half)),
         false_campaigns=tuple(false_campaigns),
         model_trials=tuple(trials),
         false_model_alarms=tuple(false_alarms),
@@ -208,6 +202,17 @@ def _reference_keys(traces: Sequence[KeyTrace], half: Half) -> dict[str, list[Ke
         if is_reference(trace, half):
             keys[trace.victim].append(trace)
     return dict(sorted(keys.items()))
+
+
+def _reference_notes(
+    references: Mapping[str, ModelReference], keys: Mapping[str, Sequence[KeyTrace]]
+) -> tuple[ReferenceNote, ...]:
+    return tuple(
+        ReferenceNote(
+            victim=victim, keys=len(group), events=sum(map(len, group)), version=references[victim].version
+        )
+        for victim, group in keys.items()
+    )
 
 
 def _by_source(traces: Sequence[KeyTrace]) -> list[list[KeyTrace]]:

@@ -29,39 +29,29 @@ if TYPE_CHECKING:
 
     from streams.bus.base import Bus
     from streams.outputs import OutputWriter
-    from streams.pipeline import Pipeline
+    from streams.partitionstate import PartitionState
 
 TOPIC = "reference"
 
 _log = structlog.get_logger(__name__)
 
 
-class LearnedReferences:
-    """Writes what the pipelines of a worker have learned, each reference once.
+async def share_learned(state: PartitionState, writer: OutputWriter) -> None:
+    """Write what a partition's pipeline has learned since the last call.
 
-    Parameters
-    ----------
-    writer : OutputWriter
+    What cannot be written is logged, and tried again at the next call.
     """
-
-    def __init__(self, writer: OutputWriter) -> None:
-        self._writer = writer
-        self._written: dict[tuple[int, str], ModelReference] = {}
-
-    async def share(self, partition: int, pipeline: Pipeline) -> None:
-        """Write what is new. One that cannot be written is logged, and tried again with the next snapshot."""
-        for reference in pipeline.learned():
-            place = partition, reference.model
-            if self._written.get(place) is reference:
-                continue
-            key = msgspec.json.encode((reference.model, partition))
-            try:
-                await self._writer.write_reference(key, await asyncio.to_thread(dump_to_merge, reference))
-            except KafkaError as error:
-                _log.warning("reference_not_shared", model=reference.model, error=str(error))
-            else:
-                self._written[place] = reference
-                _log.info("reference_shared", model=reference.model, partition=partition)
+    for reference in state.pipeline.learned():
+        if state.shared.get(reference.model) is reference:
+            continue
+        key = msgspec.json.encode((reference.model, state.partition))
+        try:
+            await writer.write(TOPIC, key, await asyncio.to_thread(dump_to_merge, reference))
+        except KafkaError as error:
+            _log.warning("reference_not_shared", model=reference.model, error=str(error))
+        else:
+            state.shared[reference.model] = reference
+            _log.info("reference_shared", model=reference.model, partition=state.partition)
 
 
 class Shared(NamedTuple):

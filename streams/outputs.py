@@ -91,9 +91,9 @@ class OutputWriter:
         if self._producer is not None:
             await self._producer.stop()
 
-    async def write_reference(self, key: bytes, value: bytes) -> None:
-        """Write a record of the reference topic; return when it is stored. Raises KafkaError."""
-        await self._producer.send_and_wait(self._settings.topic("reference"), value, key=key, partition=0)
+    async def write(self, topic: str, key: bytes, value: bytes) -> None:
+        """Write one record that is no output of an event, and return when it is stored. Raises KafkaError."""
+        await self._producer.send_and_wait(self._settings.topic(topic), value, key=key, partition=0)
 
     async def publish(self, partition: int, outputs: Iterable[Output]) -> list[asyncio.Future[Any]]:
         """Begin to write the outputs of a source partition; the futures end when they are stored."""

@@ -14,6 +14,7 @@ from streams.errors import StateVersionError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from detectors.reference import ModelReference
     from sinks.policytopic import PolicyInForce
     from streams.bus.base import Message
     from streams.faustbatch import Chunk
@@ -55,6 +56,8 @@ class PartitionState:
     replay_end: int | None = None
     """Where the events ended when the state was restored; outputs of events before that may stand on the
     topics already. None once all of those have been made again."""
+    shared: dict[str, ModelReference] = field(default_factory=dict)
+    """By model: what was learned here and written for others last."""
     found: Found | None = None
     """What earlier generations left on the topics, until it is removed."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)

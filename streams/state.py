@@ -31,7 +31,7 @@ from sinks.metrics import catalogue
 from sinks.policyfile import load_policy
 from sinks.policytopic import PolicyInForce
 from streams.errors import PolicyError
-from streams.learned import LearnedReferences
+from streams.learned import share_learned
 from streams.metrics import Lag
 from streams.outputs import list_outputs
 from streams.partitionstate import PartitionState, check_fences
@@ -99,7 +99,6 @@ class FencedState:
         self._build = build
         self._writer = writer
         self._store = store
-        self._learned = LearnedReferences(writer)
         self.events_topic = settings.topic("events")
         self._generation = -1
         self._partition_count = 1
@@ -250,7 +249,7 @@ class FencedState:
         with self._metrics.time_snapshot():
             await self._store.write(state.partition, state.shelf, dump, meta, outputs)
         state.durable = meta.fences
-        await self._learned.share(state.partition, state.pipeline)
+        await share_learned(state, self._writer)
         del state.undurable_since_s[:1]
         if state.found is not None and state.shelf.number > 1:
             found, state.found = state.found, None

@@ -22,12 +22,9 @@ PIVOTS = 256
 MEMBERS = 4
 """Fewest keys of a group: fewer say nothing about how work is shared."""
 MAX_GROUPS = 64
-
-
 _ALONE = 1 << 18
 """Products with so many multiplications OpenBLAS does on one thread (GEMM_MULTITHREAD_THRESHOLD in
-interface/gemm.c); the threads it starts for more spin on for 30 ms afterwards, which cost the engine half
-of its processor time."""
+interface/gemm.c); the threads it starts for more spin on after each product, at the cost of a whole core."""
 
 
 def multiply(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:

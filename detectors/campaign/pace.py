@@ -39,15 +39,23 @@ _IQR_EFFICIENCY = 0.37
 """Asymptotic efficiency of the interquartile range as an estimate of a normal standard deviation."""
 
 
-def pace_p_value(fresh: NDArray[np.int64], total: NDArray[np.int64]) -> float:
-    """Return the p-value of so even counts (k,), since the link or in all; 1 if they are too few to tell."""
-    return float(pace_p_values(fresh, total, np.array([0, len(fresh)]))[0])
-
-
 def pace_p_values(
     fresh: NDArray[np.int64], total: NDArray[np.int64], edges: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return the p-values of many groups; group g has the counts from `edges[g]` up to `edges[g + 1]`."""
+    """Return the p-value of each group's counts being so even, since the link or in all.
+
+    Parameters
+    ----------
+    fresh, total : int64 (k,)
+        Counts since the link and in all, one group after the other.
+    edges : int64 (groups + 1,)
+        Group g has the counts from `edges[g]` up to `edges[g + 1]`.
+
+    Returns
+    -------
+    float64 (groups,)
+        1 where the counts are too few to tell.
+    """
     parts = np.stack([_evenness(fresh, edges, LEAST_FRESH), _evenness(total, edges, LEAST_TOTAL)])
     tested = np.isfinite(parts)
     least = np.where(tested, parts, 1.0).min(axis=0)

@@ -40,8 +40,7 @@ _log = structlog.get_logger(__name__)
 _POLL_S = 1.0
 FETCH_WAIT_MS = 10
 """How long the broker may hold a fetch back that finds nothing. A partition that was emptied meanwhile waits
-for it too, so with Faust's 1,500 ms, or 50, it would be the tail of our latency. Idle, a worker takes 5 % of
-a core with it (2 % with 50 ms)."""
+for it too, so Faust's 1,500 ms would be the tail of our latency. An idle worker asks so often."""
 
 
 class Fences(Protocol):

@@ -6,7 +6,7 @@ import asyncio
 from uuid import uuid4
 
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, UnknownError
 
 from streams.app import build_app
@@ -78,7 +78,7 @@ def test_topics_that_the_broker_left_out_are_taken_up_soon(kafka_broker: str) ->
     prefix = f"membership-{uuid4().hex[:8]}."
     age_ms = build_app(Settings(kafka=kafka_broker)).conf.consumer_metadata_max_age_ms
 
-    async def join() -> None:
+    async def join() -> set[TopicPartition]:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=kafka_broker, group_id=prefix, metadata_max_age_ms=age_ms
         )
@@ -87,8 +87,9 @@ def test_topics_that_the_broker_left_out_are_taken_up_soon(kafka_broker: str) ->
         while consumer._coordinator.generation < 1:  # noqa: ASYNC110 - it sets no event
             await asyncio.sleep(0.05)
         await asyncio.to_thread(create_topics, kafka_broker, prefix=prefix, partitions=1)
-        while not consumer.assignment():  # noqa: ASYNC110 - same
+        while not (mine := consumer.assignment()):  # noqa: ASYNC110 - same
             await asyncio.sleep(0.05)
         await consumer.stop()
+        return set(mine)
 
-    asyncio.run(asyncio.wait_for(join(), 60))
+    assert asyncio.run(asyncio.wait_for(join(), 60)) == {TopicPartition(f"{prefix}events", 0)}
