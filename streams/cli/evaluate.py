@@ -107,7 +107,9 @@ def command(  # noqa: PLR0913, PLR0917 - one argument an option
 def _refuse_misfits(attacks: str, techniques: Path | None, half: Half, *, live: bool) -> None:
     """Refuse options that do not go together."""
     if live and half != "even":
-        raise click.UsageError("--calibrate-on goes without --live: from a cold start nobody calibrates.")
+        raise click.UsageError(
+            "--calibrate-on goes without --live: from a cold start nobody calibrates. Leave one out."
+        )
     if attacks and not live:
         raise click.UsageError("--attacks goes with --live: without it every attack is run. Add --live.")
     if techniques is not None and live:
