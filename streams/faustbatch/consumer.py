@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 _POLL_S = 1.0
-FETCH_WAIT_MS = 10
+FETCH_WAIT_MS = 50
 """How long the broker may hold a fetch back that finds nothing. A partition that was emptied meanwhile waits
-for it too, so Faust's 1,500 ms would be the tail of our latency. An idle worker asks so often."""
+for it too: Faust's 1,500 ms would be the tail of our latency."""
 
 
 class Fences(Protocol):
