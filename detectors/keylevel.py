@@ -69,9 +69,9 @@ def _prepare(knots: Array, surprise: Array, slope: Array) -> tuple[Array, Array]
 @njit(cache=True, nogil=True)
 def _read(z: float, knots: Array, surprise: Array, slopes: Array) -> Any:
     """Read a tail at a value above its first knot."""
-    below = 0
+    below = np.int32(0)
     for k in range(len(knots)):
-        below += knots[k] < z
+        below = np.int32(below + np.int32(knots[k] < z))
     low = below - 1
     return np.float32(surprise[low] + (z - knots[low]) * slopes[low])
 

@@ -35,7 +35,7 @@ class Forest:
         self.count = 0
         self.rows: list[list[float]] = []
         self.recent: deque[float] = deque(maxlen=RECENT)
-        self.table: list[float] = []
+        self.table = np.empty(0)
         self._trees = HalfSpaceTrees(n_trees=TREES, height=HEIGHT, window_size=WINDOW, seed=seed)
         self._compiled: tuple[Array, ...] = ()
 
@@ -52,7 +52,7 @@ class Forest:
             self.recent.append(score)
         self._grow(scaled.tolist())
         if self.count % WINDOW == 0:
-            self.table = sorted(self.recent)
+            self.table = np.sort(np.array(self.recent))
 
     def _grow(self, row: list[float]) -> None:
         if self.count % WINDOW == 0:
@@ -72,9 +72,8 @@ class Forest:
 
     def ranks(self, scores: Array) -> NDArray[np.float32]:
         """Return the share of recent scores below each score; equal ones count half."""
-        table = np.array(self.table, float)
-        between = np.searchsorted(table, scores, "left") + np.searchsorted(table, scores, "right")
-        ranks: NDArray[np.float32] = ((between + 1) / (2 * len(table) + 2)).astype(np.float32)
+        between = np.searchsorted(self.table, scores, "left") + np.searchsorted(self.table, scores, "right")
+        ranks: NDArray[np.float32] = ((between + 1) / (2 * len(self.table) + 2)).astype(np.float32)
         return ranks
 
     @classmethod
@@ -92,7 +91,7 @@ class Forest:
         for row in rows.tolist():
             forest._grow(row)
         forest.count = count
-        forest.table = recent[:ranked].tolist()
+        forest.table = recent[:ranked].copy()
         forest.recent.extend(recent[ranked:].tolist())
         return forest
 

@@ -99,9 +99,10 @@ ROWS: Rows = (
             lines(
                 10,
                 "Events lost before Kafka",
-                "Dropped by serving processes a second",
+                "Dropped by serving processes a second, and sketches left out",
                 "reqps",
                 (pace("modelwarden_emit_dropped_events_total", "reason"), "{{reason}}"),
+                (pace("modelwarden_emit_shed_sketches_total", "sketch"), "without {{sketch}}"),
                 width=8,
             ),
             lines(

@@ -13,6 +13,7 @@ import numpy as np
 
 from detectors.batch import SKETCH_SIZE
 from detectors.kernelcache import njit
+from detectors.words import is_finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,9 +89,10 @@ class Summaries:
     ) -> None:
         """Add events, in order, to their keys' summaries; one without a sketch counts without content."""
         self._make_room(slots)
+        sketch = np.ascontiguousarray(sketch)
         self.used, self._hand = _add(
-            slots, time_ms, owner, sketch, self._row_of, self.used, self._hand, self.capacity,
-            *self._columns.values(),
+            slots, time_ms, owner, sketch, sketch.view(np.uint32), self._row_of, self.used, self._hand,
+            self.capacity, *self._columns.values(),
         )  # fmt: skip
 
     def forget(self, slots: NDArray[np.int64]) -> None:
@@ -150,7 +152,7 @@ class Summaries:
 
 @njit(cache=True, nogil=True)
 def _add(
-    slots: Array, time_ms: Array, owners: Array, sketch: Array,
+    slots: Array, time_ms: Array, owners: Array, sketch: Array, words: Array,
     row_of: Array, used: int, hand: int, capacity: int,
     slot: Array, count: Array, mark: Array, owner: Array, last_ms: Array, group: Array, told: Array,
     linked_mass: Array, fresh_mass: Array, linked: Array, fresh: Array,
@@ -174,9 +176,9 @@ def _add(
         owner[row] = owners[i]
         last_ms[row] = max(last_ms[row], time_ms[i])
         if group[row] > 0:
-            _add_sketch(sketch[i], row, fresh_mass, fresh)
+            _add_sketch(sketch[i], words[i], row, fresh_mass, fresh)
         else:
-            _add_sketch(sketch[i], row, linked_mass, linked)
+            _add_sketch(sketch[i], words[i], row, linked_mass, linked)
     return used, hand
 
 
@@ -193,10 +195,9 @@ def _place(time_ms: int, used: int, hand: int, capacity: int, last_ms: Array) ->
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _add_sketch(sketch: Array, row: int, mass: Array, total: Array) -> None:
-    for j in range(SKETCH_SIZE):
-        if not np.isfinite(sketch[j]):
-            return
+def _add_sketch(sketch: Array, words: Array, row: int, mass: Array, total: Array) -> None:
+    if not is_finite(words):
+        return
     mass[row] += np.float32(1.0)
     for j in range(SKETCH_SIZE):
         total[row, j] += sketch[j]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from detectors.kernelcache import njit
+from detectors.words import is_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,10 +107,7 @@ def _score(
     logarithms: Array, out: Array,
 ) -> None:  # fmt: skip
     for i in range(len(slots)):
-        bad = np.float32(0)
-        for j in range(sketch.shape[1]):
-            bad += sketch[i, j] - sketch[i, j]  # 0 if finite, else NaN
-        if bad != 0:
+        if not is_finite(bits[i]):
             continue
         slot = slots[i]
         cell = 0

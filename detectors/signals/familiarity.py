@@ -10,6 +10,7 @@ the share goes on growing while no familiar input comes.
 New to itself: its cell, the signs of 12 random projections, is not marked in a map of 512 bits (coverage of
 the input space as in B4B, Dubinski et al., NeurIPS 2023). Repeats, retries and loops add nothing. At three
 quarters full the map is cleared and the counts halved, so an honest past is forgotten. 74 bytes per key.
+After the first 128, one new input in four is compared, and stands for four.
 
 Blind to: attacks with inputs like those of other customers. Says nothing without remembered benign inputs
 (`detectors.familiar`).
@@ -26,6 +27,7 @@ from detectors.familiar import is_near
 from detectors.kernelcache import njit
 from detectors.lanes import LANES, load_lanes, project
 from detectors.signals.out_of_distribution import class_rows
+from detectors.words import is_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,6 +44,8 @@ PRIOR_COUNT = 16.0
 """Inputs that the benign share counts for at the start of a key."""
 FAMILIAR_RATIO = 0.4
 """Share of benign inputs that are familiar; the prior."""
+ALL_COMPARED, COMPARED_EVERY = 128, 4
+"""The share of many is as well known from a sample, and comparing is most of the work."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -76,8 +80,9 @@ class Familiarity:
         reference = self._reference
         if reference.familiar_points.shape[1]:
             row = class_rows(batch.predicted_class, reference.classes)
+            sketch = np.ascontiguousarray(batch.input_sketch)
             _score(
-                batch.input_sketch, row, slots, self._planes, reference.input_centres[-1:],
+                sketch, sketch.view(np.uint32), row, slots, self._planes, reference.input_centres[-1:],
                 reference.familiar_points, self._norms, reference.familiar_start, reference.familiar_distance,
                 *(slabs[name] for name in self.fields), out,
             )  # fmt: skip
@@ -86,23 +91,25 @@ class Familiarity:
 
 @njit(cache=True, nogil=True)
 def _score(
-    sketch: Array, row: Array, slots: Array, planes: Array, centre: Array,
+    sketch: Array, words: Array, row: Array, slots: Array, planes: Array, centre: Array,
     points: Array, norms: Array, start: Array, distance: Array,
     cell_map: Array, cells_marked: Array, new_inputs: Array, familiar_inputs: Array, out: Array,
 ) -> None:  # fmt: skip
     bits = np.empty(len(slots), np.int64)
     _cells(sketch, planes, centre, bits)
     for i in range(len(slots)):
-        if not np.isfinite(sketch[i]).all():
+        if not is_finite(words[i]):
             continue
         slot = slots[i]
         word, mask = bits[i] // 64, np.uint64(1) << np.uint64(bits[i] % 64)
         if not cell_map[slot, word] & mask:
             cell_map[slot, word] |= mask
             cells_marked[slot] += np.uint16(1)
-            new_inputs[slot] += np.float32(1)
-            near = is_near(sketch[i], points, norms, start[row[i]], start[row[i] + 1], distance[0])
-            familiar_inputs[slot] += np.float32(near)
+            if new_inputs[slot] < ALL_COMPARED or cells_marked[slot] % COMPARED_EVERY == 0:
+                stands_for = np.float32(1 if new_inputs[slot] < ALL_COMPARED else COMPARED_EVERY)
+                near = is_near(sketch[i], points, norms, start[row[i]], start[row[i] + 1], distance[0])
+                new_inputs[slot] += stands_for
+                familiar_inputs[slot] += stands_for * np.float32(near)
             if cells_marked[slot] >= FULL_BITS:
                 cell_map[slot, :] = np.uint64(0)
                 cells_marked[slot] = 0

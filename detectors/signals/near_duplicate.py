@@ -68,9 +68,10 @@ PROBE_LARGEST = 30.0
 PROBE_FLOOR = 6
 """Squared steps, in quanta, below which quantisation hides lengths and angles: both count as equal."""
 
-_SHORT_ROOT = 73
-_SHORT_LIMIT = _SHORT_ROOT**2
+_SHORT_LIMIT = 0xFFFF
 """Squared distances below this are counted in 16 bits."""
+_SHORT_CODE = 128
+"""A coordinate that differs from those of all entries by less than 256, whose square takes 16 bits."""
 _STRIDE = 6
 """Coordinates compared at once."""
 
@@ -295,7 +296,7 @@ def _is_any_within(
     squared: Array,
 ) -> bool:
     """Tell whether an entry's squared distance is less than the limit."""
-    if limit > _SHORT_LIMIT:
+    if limit > _SHORT_LIMIT or np.abs(code).max() > _SHORT_CODE:
         _distances(code, memory, page, length, filled, squared)
         return bool(_least(squared, filled) < limit)
     for j in range(0, RING_SIZE, _STRIDE):
@@ -307,18 +308,23 @@ def _is_any_within(
 
 @njit(cache=True, nogil=True, inline="always")
 def _short_square(a: int, b: int) -> Any:
-    """Return a squared difference of coordinates, cut off at `_SHORT_LIMIT`."""
+    """Return the square of a difference of coordinates that is less than 256."""
     apart = np.int16(a - b)
-    apart = np.int16(min(np.int16(abs(apart)), np.int16(_SHORT_ROOT)))
     return np.uint16(apart * apart)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _add_saturated(a: Any, b: Any) -> Any:
+    """Return a sum, `_SHORT_LIMIT` if it is more; one instruction for many."""
+    room = np.uint16(np.uint16(0xFFFF) - a)
+    return np.uint16(a + min(b, room))
 
 
 @njit(cache=True, nogil=True)
 def _add_short(code: Array, memory: Array, page: int, length: int, filled: int, j: int, out: Array) -> None:
-    """Add the cut-off squares of `_STRIDE` coordinates from `j` on; from 0 on, begin with them.
+    """Add the squares of `_STRIDE` coordinates from `j` on; from 0 on, begin with them.
 
-    In 16 bits twice as many are counted side by side as in 32. A sum below `_SHORT_LIMIT` has no cut-off
-    part, and sums of all twelve fit 16 bits.
+    In 16 bits twice as many are counted side by side as in 32. A sum below `_SHORT_LIMIT` is exact.
     """
     c0, c1, c2 = code[j], code[j + 1], code[j + 2]
     c3, c4, c5 = code[j + 3], code[j + 4], code[j + 5]
@@ -333,10 +339,11 @@ def _add_short(code: Array, memory: Array, page: int, length: int, filled: int, 
         r0 + step * np.uint64(5),
     )
     for i in range(np.uint64(filled)):
-        first = np.uint16(_short_square(c0, memory[r0 + i]) + _short_square(c1, memory[r1 + i]))
-        second = np.uint16(_short_square(c2, memory[r2 + i]) + _short_square(c3, memory[r3 + i]))
-        third = np.uint16(_short_square(c4, memory[r4 + i]) + _short_square(c5, memory[r5 + i]))
-        out[i] = np.uint16(np.uint16(out[i] & kept) + np.uint16(np.uint16(first + second) + third))
+        first = _add_saturated(_short_square(c0, memory[r0 + i]), _short_square(c1, memory[r1 + i]))
+        second = _add_saturated(_short_square(c2, memory[r2 + i]), _short_square(c3, memory[r3 + i]))
+        third = _add_saturated(_short_square(c4, memory[r4 + i]), _short_square(c5, memory[r5 + i]))
+        before = _add_saturated(np.uint16(out[i] & kept), third)
+        out[i] = _add_saturated(before, _add_saturated(first, second))
 
 
 @njit(cache=True, nogil=True)

@@ -5,9 +5,11 @@
     emitter.put(make_event(...))     # on the path of a request: microseconds
     emitter.stop()                   # sends what is queued
 
-Who calls it: a serving process. `put` never blocks and never raises; when the brokers are away and the queue
-is full, the newest event is dropped and counted. Thread-safe. After a fork the child begins with an empty
-queue: what the parent had queued, the parent sends.
+Who calls it: a serving process. `put` never waits for Kafka and never raises. While the brokers are slow or
+away the backlog grows: events go on without their sketches first, and only when it is full is the newest
+event dropped (`sinks.serving.backlog`); both are counted. Commands come by a way of their own
+(`sinks.serving.follower`) and are never shed. Thread-safe. After a fork the child begins with an empty queue:
+what the parent had queued, the parent sends.
 
 Events of a few milliseconds go out together, as one columnar micro-batch for each partition. The partition is
 the one that Kafka's own partitioner chooses for the key reference, so a key stays in its partition in every
@@ -19,7 +21,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import Counter, defaultdict, deque
+import time
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
@@ -28,16 +31,17 @@ from kafka.partitioner.default import murmur2
 
 from sinks.kafkasecurity import PLAINTEXT, KafkaSecurity
 from sinks.serving.background import BackgroundThread
+from sinks.serving.backlog import Backlog, event_bytes
 from sinks.serving.event import encode_event
 from sinks.serving.formats import COLUMNS, FORMAT_HEADER, encode_columns
 from sinks.serving.producer import connected_producer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from sinks.records import ServingEvent
 
-DEFAULT_QUEUED = 100_000
+DEFAULT_QUEUED_BYTES = 32 * 1024 * 1024
 DEFAULT_LINGER_MS = 10
 MICRO_BATCH_EVENTS = 512
 RETRY_S = 1.0
@@ -62,8 +66,8 @@ class Emitter:
         `columns` sends micro-batches; `json` one message an event, for readers of other kinds.
     linger_ms : float
         How long an event may wait for others, 5 to 20.
-    queued : int
-        Events kept while the brokers are away.
+    queued_bytes : int
+        Memory for events that the brokers have not stored: about 50,000.
     security : KafkaSecurity
         How the brokers are reached.
 
@@ -71,6 +75,8 @@ class Emitter:
     ----------
     emitted : int
         Events that the brokers have stored.
+    backlog : Backlog
+        Events that are not stored yet, and the sketches that they had to leave behind.
     dropped : Counter
         Events that were given up, by reason: `buffer_full`, `refused` by the brokers, `closed`.
     """
@@ -82,14 +88,14 @@ class Emitter:
         *,
         event_format: Format = "columns",
         linger_ms: float = DEFAULT_LINGER_MS,
-        queued: int = DEFAULT_QUEUED,
+        queued_bytes: int = DEFAULT_QUEUED_BYTES,
         security: KafkaSecurity = PLAINTEXT,
     ) -> None:
         self._kafka = kafka
         self._topic = topic
         self._format = event_format
         self._linger_s = linger_ms / 1000
-        self._limit = queued
+        self._queued_bytes = queued_bytes
         self._client = security.client_arguments()
         self._is_open = False
         self._begin()
@@ -99,23 +105,21 @@ class Emitter:
         """Start from nothing; in a child process too, where neither thread nor locks can be trusted."""
         self.emitted = 0
         self.dropped: Counter[str] = Counter()
-        self._queue: deque[ServingEvent] = deque()
-        self._in_flight = 0
+        self.backlog = Backlog(self._queued_bytes)
         self._lock = threading.Lock()
         self._background = BackgroundThread("emitter", self._run)
         self._stopping = self._background.stopping
         self._partitions: dict[str, int] = {}
 
     def __len__(self) -> int:
-        """Count the events that wait."""
-        return len(self._queue)
+        """Count the events that are neither stored nor given up."""
+        return len(self.backlog)
 
     def put(self, event: ServingEvent) -> bool:
         """Queue an event; False if it was dropped."""
-        if not self._is_open or len(self._queue) >= self._limit:
-            self.dropped["buffer_full" if self._is_open else "closed"] += 1
+        if not self._is_open or not self.backlog.put(event):
+            self.lose("buffer_full" if self._is_open else "closed", 1)
             return False
-        self._queue.append(event)
         if not self._background.is_started:
             self.start()  # the first event after a fork
         return True
@@ -129,12 +133,11 @@ class Emitter:
         """Send what is queued, if the brokers are there; wait for the thread. Later events are dropped."""
         self._is_open = False
         self._background.stop()
-        self.lose("closed", len(self._queue))
-        self._queue.clear()
+        self.lose("closed", self.backlog.clear())
 
     def _run(self) -> None:
         """Send what is queued, connecting again for as long as it takes."""
-        while not self._stopping.is_set() or self._queue:
+        while not self._stopping.is_set() or self.backlog.waiting:
             try:
                 with connected_producer(
                     self._kafka, delivery_timeout_ms=DELIVERY_TIMEOUT_MS, **self._client
@@ -149,23 +152,26 @@ class Emitter:
         """Send what comes, every few milliseconds, until told to stop and nothing is left."""
         while True:
             is_last = self._stopping.wait(self._linger_s)
-            if self._in_flight < self._limit:
-                events = [self._queue.popleft() for _ in range(len(self._queue))]
+            events = self.backlog.take()
+            if events:
                 self._send(producer, events)
-            if is_last and not self._queue:
+            elif self.backlog.waiting:
+                time.sleep(self._linger_s)  # enough is on its way
+            elif is_last:
                 return
 
-    def _send(self, producer: Any, events: Sequence[ServingEvent]) -> None:
+    def _send(self, producer: Any, events: list[ServingEvent]) -> None:
         if self._format == "json":
             for event in events:
                 self._send_one(producer, event)
             return
+        count = self._partition_count(producer)
+        if not count:
+            self._refuse(events, "the topic has no partitions, or the brokers do not tell")
+            return
         by_partition: defaultdict[int, list[ServingEvent]] = defaultdict(list)
-        if events:
-            count = self._partition_count(producer)
-            for event in events if count else ():
-                by_partition[self._partition(event.key, count)].append(event)
-            self.lose("refused", 0 if count else len(events))
+        for event in events:
+            by_partition[self._partition(event.key, count)].append(event)
         for partition, group in by_partition.items():
             for start in range(0, len(group), MICRO_BATCH_EVENTS):
                 self._send_together(producer, partition, group[start : start + MICRO_BATCH_EVENTS])
@@ -187,7 +193,7 @@ class Emitter:
             known = self._partitions[key] = murmur2(key.encode()) & 0x7FFFFFFF
         return known % count
 
-    def _send_together(self, producer: Any, partition: int, events: Sequence[ServingEvent]) -> None:
+    def _send_together(self, producer: Any, partition: int, events: list[ServingEvent]) -> None:
         try:
             value = encode_columns(events)
         except (ValueError, TypeError):  # too long a name, or malformed: JSON, and its reader tells
@@ -199,37 +205,37 @@ class Emitter:
             self._send_together(producer, partition, events[middle:])
             return
         headers = [(FORMAT_HEADER, COLUMNS)]
-        self._give(
-            len(events), lambda: producer.send(self._topic, value, partition=partition, headers=headers)
-        )
+        self._give(events, lambda: producer.send(self._topic, value, partition=partition, headers=headers))
 
     def _send_one(self, producer: Any, event: ServingEvent) -> None:
         try:
             value = encode_event(event)
         except TypeError as error:
-            self.lose("refused", 1)
-            _log.warning("an event for %s cannot be written: %s", self._topic, error)
+            self._refuse([event], error)
             return
-        self._give(1, lambda: producer.send(self._topic, value, key=event.key.encode()))
+        self._give([event], lambda: producer.send(self._topic, value, key=event.key.encode()))
 
-    def _give(self, events: int, send: Callable[[], Any]) -> None:
+    def _give(self, events: list[ServingEvent], send: Callable[[], Any]) -> None:
         """Hand a message to the client, and count its events when it is known what became of them."""
-        with self._lock:
-            self._in_flight += events
+        count, size = len(events), sum(map(event_bytes, events))  # the events themselves can go
         try:
             sent = send()
         except KafkaError as error:
-            self._finish(events, error)
+            self._finish(count, size, error)
         else:
-            sent.add_callback(lambda _metadata: self._finish(events, None))
-            sent.add_errback(lambda error: self._finish(events, error))
+            sent.add_callback(lambda _metadata: self._finish(count, size))
+            sent.add_errback(lambda error: self._finish(count, size, error))
 
-    def _finish(self, events: int, error: Exception | None) -> None:
-        with self._lock:
-            self._in_flight -= events
-            if error is None:
+    def _refuse(self, events: list[ServingEvent], why: object) -> None:
+        self._finish(len(events), sum(map(event_bytes, events)), why)
+
+    def _finish(self, events: int, size: int, error: object = None) -> None:
+        """Count events of so many bytes that were taken as stored, or as refused for a reason."""
+        self.backlog.finish(events, size)
+        if error is None:
+            with self._lock:
                 self.emitted += events
-                return
+            return
         self.lose("refused", events)
         _log.warning("%d events for %s were lost: %s", events, self._topic, error)
 

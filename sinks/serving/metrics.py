@@ -14,6 +14,7 @@ from prometheus_client import generate_latest
 from sinks.metrics import catalogue
 from sinks.records import Action
 from sinks.serving.commands import Refusal
+from sinks.serving.formats import SKETCHES
 
 if TYPE_CHECKING:
     from sinks.metrics.definition import Counter as CounterMetric
@@ -40,6 +41,9 @@ def export(warden: Warden, instruments: Instruments) -> bytes:
     _raise_to(instruments, catalogue.EMITTED, warden.events.emitted)
     for reason, count in list(warden.events.dropped.items()):
         _raise_to(instruments, catalogue.EMIT_DROPPED, count, reason=reason)
+    for sketch in SKETCHES:
+        _raise_to(instruments, catalogue.EMIT_SHED, warden.events.backlog.shed[sketch], sketch=sketch)
+    instruments.set(catalogue.EMIT_QUEUE_FILL, warden.events.backlog.fill)
     held = Counter(command.action for command in warden.enforcer.table.standing())
     for one in get_args(Action):
         instruments.set(catalogue.COMMANDS_HELD, held[one], action=one)

@@ -5,6 +5,9 @@ was queued. A raw input lives here for some milliseconds, whether or not Kafka i
 the raw key is not here at all. Sketches and confidences are computed for all waiting calls at once, in numpy
 calls that let requests run meanwhile.
 
+As the queue fills, or the emitter's behind it, calls are queued without what would be sketched, and only when
+it is full are they dropped: the ladder of `sinks.serving.backlog`.
+
 A request must not let go of the interpreter either, or it waits until another thread does: so `put` copies
 bytes, which does not, and computes nothing.
 """
@@ -20,6 +23,7 @@ from weakref import WeakSet
 import numpy as np
 
 from sinks.serving.background import BackgroundThread
+from sinks.serving.backlog import RUNGS, Ladder
 from sinks.serving.event import confidences, make_event
 from sinks.serving.sketch import Sketcher
 
@@ -82,6 +86,7 @@ class Observer:
         """Start with nothing; in a child process too, where the parent's calls are the parent's."""
         self._queue: deque[_Observation] = deque()
         self._bytes = 0
+        self._ladder = Ladder()
         self._work = threading.Lock()
         self._background = BackgroundThread("observer", self._run)
 
@@ -99,6 +104,7 @@ class Observer:
         ValueError or TypeError
             If the input or the answer are not numbers.
         """
+        inputs = self._shed(inputs, fields)
         asked, answered = _copy(inputs), _copy(probabilities)
         size = (len(asked.raw) if asked else 0) + (len(answered.raw) if answered else 0)
         if self._is_closed or len(self._queue) >= MAX_CALLS or self._bytes + size > MAX_BYTES:
@@ -110,6 +116,17 @@ class Observer:
         self._bytes += size  # threads may lose a sum to each other; it starts anew with every round
         if self._was_started and not self._background.is_started:
             self.start()  # the first call after a fork
+
+    def _shed(self, inputs: ArrayLike | None, fields: dict[str, Any]) -> ArrayLike | None:
+        """Leave out what the ladder says before it costs anything; return what is left of the inputs."""
+        fill = max(len(self._queue) / MAX_CALLS, self._bytes / MAX_BYTES)
+        left_out = RUNGS[max(self._ladder.see(fill), self._events.backlog.level)]
+        if "embedding_sketch" in left_out and fields.pop("embedding_sketch", None) is not None:
+            self._events.backlog.count_shed("embedding_sketch")
+        if "input_sketch" not in left_out or inputs is None or isinstance(inputs, str | bytes):
+            return inputs
+        self._events.backlog.count_shed("input_sketch")
+        return None
 
     def start(self) -> None:
         """Begin to make events. Calling it twice is harmless."""

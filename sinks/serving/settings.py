@@ -14,6 +14,7 @@ from sinks.errors import ModelwardenError
 from sinks.kafkasecurity import KafkaSecurity
 from sinks.records import Action, Name  # noqa: TC001 - msgspec reads the annotations at run time
 from sinks.serving.commands import DEFAULT_MAX_SKEW_MS
+from sinks.serving.emitter import DEFAULT_QUEUED_BYTES
 from sinks.serving.enforcer import DEFAULT_FAIL_OPEN, DEFAULT_STALE_S
 from sinks.signing import load_public_key
 from sinks.trustedkeys import TrustedKeys, load_trusted_keys, trust
@@ -59,8 +60,9 @@ class ServingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """How far a command's time of issue may lie ahead of the clock here."""
     emit: bool = True
     """Send an event for each observed call."""
-    queued_events: Annotated[int, Meta(ge=1)] = 10_000
-    """Events kept while Kafka is away."""
+    queued_bytes: Annotated[int, Meta(ge=2**20)] = DEFAULT_QUEUED_BYTES
+    """Memory for events while Kafka is slow or away: 50,000 by default. From half of it on sketches are left
+    out; when it is full, events are dropped."""
     contact: str | None = None
     """Told to whoever is refused: where to ask why."""
 

@@ -22,6 +22,7 @@ from aiohttp import web
 
 from sinks.metrics.instruments import Instruments
 from sinks.records import ServingEvent
+from sinks.serving.backlog import RUNGS
 from sinks.serving.metrics import export
 from sinks.serving.warden import Warden
 
@@ -157,7 +158,12 @@ async def _events(request: web.Request) -> web.Response:
             accepted += 1
         else:
             dropped += 1
-    told = {"accepted": accepted, "refused": refused, "dropped": dropped}
+    told = {
+        "accepted": accepted,
+        "refused": refused,
+        "dropped": dropped,
+        "left_out": RUNGS[request.app[WARDEN].events.backlog.level],
+    }
     status = 400 if refused and not accepted else 503 if dropped else 202
     return web.Response(status=status, body=msgspec.json.encode(told), content_type="application/json")
 

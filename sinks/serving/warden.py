@@ -140,7 +140,7 @@ class Warden:
         self.events = Emitter(
             settings.kafka,
             settings.topic("events"),
-            queued=settings.queued_events,
+            queued_bytes=settings.queued_bytes,
             security=settings.kafka_security,
         )
         self.observer = Observer(settings.model, self.events, self._count_unobserved)

@@ -7,6 +7,7 @@ A new signal is tested as soon as it is listed there. It needs a twin, `twins/<n
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from detectors.batch import COLUMNS, EventBatch, build_batch
 from detectors.calibration import Sample, fit_key_events
 from detectors.keystate import FIELDS
 from detectors.signals import ALL_SIGNALS
+from detectors.signals.near_duplicate import NearDuplicate
 from detectors.slabs import make_slabs, slot_bytes
 
 if TYPE_CHECKING:
@@ -152,6 +154,31 @@ def test_it_equals_its_twin(signal: Signal) -> None:
         expected = np.array(twin.score(batch, slots.tolist(), REFERENCE))
         assert found.shape == expected.shape == (700, len(signal.scores))
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
+
+
+def test_it_equals_its_twin_over_a_long_life_of_one_key(signal: Signal) -> None:
+    """Everything asked is new, and some of it lies beyond what a byte tells apart."""
+    rng = np.random.default_rng(5)
+    batch, slots = make_batch(5, 900)
+    inputs = rng.standard_normal((900, 32)) * rng.choice([1.0, 4.0, 20.0], (900, 1))
+    batch, slots = replace(batch, input_sketch=inputs.astype(np.float32)), np.zeros_like(slots)
+    found = run(signal, batch, slots, make_slabs(signal.fields, 1))
+    expected = np.array(load_twin(signal.name).score(batch, slots.tolist(), REFERENCE))
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
+
+
+def test_the_point_opposite_to_the_nearest_may_lie_beyond_a_byte() -> None:
+    """It is 256 quanta away from the only entry, whose square does not fit 16 bits."""
+    signal = NearDuplicate(REFERENCE)
+    twin = load_twin("near_duplicate")
+    batch, slots = make_batch(6, 2)
+    quantum = float(REFERENCE.pair_distance[0]) / np.sqrt(32) / 24
+    inputs = np.tile(np.resize(REFERENCE.ring_centre, 32), (2, 1))
+    inputs[:, 0] += np.array([-1, 127]) * quantum
+    batch, slots = replace(batch, input_sketch=inputs.astype(np.float32)), np.zeros_like(slots)
+    found = run(signal, batch, slots, make_slabs(signal.fields, 1))
+    assert found[1, signal.scores.index("midpoint")] == 0
+    np.testing.assert_allclose(found, np.array(twin.score(batch, [0, 0], REFERENCE)), rtol=2e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", sorted(ALL_SIGNALS))

@@ -218,6 +218,14 @@ CASES = (
         'reason="buffer_full"',
     ),
     Case(
+        "SketchesShed",
+        {'modelwarden_emit_shed_sketches_total{sketch="input_sketch"}': "0x2 0+5x20 100x40"},
+        ("2m", "8m"),
+        ("16m",),
+        "40m",
+        'sketch="input_sketch"',
+    ),
+    Case(
         "TooManySeries",
         {f'modelwarden_x{{n="{n}",job="j",instance="i"}}': "1x12 stale" for n in range(3_001)},
         ("5m",),

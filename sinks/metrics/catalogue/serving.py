@@ -7,6 +7,7 @@ from typing import get_args
 from sinks.metrics.definition import Component, Counter, Gauge, Label
 from sinks.records import Action
 from sinks.serving.commands import Refusal
+from sinks.serving.formats import SKETCHES
 
 SERVING: tuple[Component, ...] = ("serving",)
 
@@ -24,6 +25,20 @@ EMIT_DROPPED = Counter(
     tells="Detection is blind to these; serving was never slowed for them.",
     components=SERVING,
     labels=(Label(name="reason", values=("buffer_full", "refused", "closed")),),
+)
+EMIT_SHED = Counter(
+    name="modelwarden_emit_shed_sketches_total",
+    help="Sketches left out of events, because the emitter's or the observer's queue was filling",
+    tells="Evidence is thinner by these, rates and counts are whole; next, events are dropped.",
+    components=SERVING,
+    labels=(Label(name="sketch", values=SKETCHES),),
+)
+EMIT_QUEUE_FILL = Gauge(
+    name="modelwarden_emit_queue_ratio",
+    help="How full the emitter's buffer is, of the bytes it may take",
+    tells="From 0.5 on embedding sketches are left out, from 0.75 on input sketches too, at 1 events.",
+    components=SERVING,
+    unit="ratio",
 )
 COMMANDS_HELD = Gauge(
     name="modelwarden_enforcer_commands_held",

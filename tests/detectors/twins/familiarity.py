@@ -39,12 +39,10 @@ def score(batch: EventBatch, keys: list[int], reference: EventReference) -> list
         if place not in past.places:
             row = rows.get(int(batch.predicted_class[event]), len(rows))
             first, last = reference.familiar_start[row : row + 2]
-            past = Past(
-                past.places | {place},
-                past.new + 1,
-                past.familiar
-                + is_near(sketch, reference.familiar_points[:, first:last], reference.familiar_distance),
-            )
+            places = past.places | {place}
+            weight = 1 if past.new < 128 else 0 if len(places) % 4 else 4
+            near = is_near(sketch, reference.familiar_points[:, first:last], reference.familiar_distance)
+            past = Past(places, past.new + weight, past.familiar + weight * near)
             if len(past.places) >= 384:
                 past = Past(frozenset(), past.new / 2, past.familiar / 2)
         pasts[key] = past

@@ -12,6 +12,7 @@ import pytest
 
 from detectors.batch import format_key_reference
 from sinks.records import ServingEvent
+from sinks.serving.backlog import EVENT_BYTES
 from sinks.serving.emitter import Emitter
 from sinks.serving.event import encode_event
 from streams.bus.kafka import KafkaBus
@@ -83,15 +84,15 @@ def test_every_format_keeps_a_key_in_its_partition_and_its_order(topic: tuple[Ka
 
 
 def test_put_never_waits_and_says_what_it_drops() -> None:
-    emitter = Emitter(f"127.0.0.1:{free_port()}", "events", queued=100)
+    emitter = Emitter(f"127.0.0.1:{free_port()}", "events", queued_bytes=100 * EVENT_BYTES)
     emitter.start()
     start = time.perf_counter()
     taken = sum(emitter.put(event(number)) for number in range(1000))
     assert time.perf_counter() - start < 1.0
-    assert taken == 100
+    assert taken == len(emitter) == 100
     assert emitter.dropped == {"buffer_full": 900}
     emitter.stop()
-    assert emitter.dropped == {"buffer_full": 900, "closed": 100}
+    assert (len(emitter), emitter.dropped) == (0, {"buffer_full": 900, "closed": 100})
 
 
 @pytest.mark.kafka

@@ -51,7 +51,7 @@ def keep(warden: Warden) -> Warden:
     """Keep what is emitted in the queue."""
 
     def put(event: ServingEvent) -> bool:
-        warden.events._queue.append(event)
+        warden.events.backlog.waiting.append(event)
         return True
 
     warden.events.put = put  # type: ignore[method-assign]
@@ -121,7 +121,7 @@ def call(
 
 def events(warden: Warden) -> list[ServingEvent]:
     warden.observer.work()
-    return list(warden.events._queue)
+    return list(warden.events.backlog.waiting)
 
 
 def test_a_key_without_a_command_is_served_and_its_call_told(warden: Warden) -> None:

@@ -77,9 +77,16 @@ def test_what_does_not_fit_is_counted_and_nothing_waits(made: Any, monkeypatch: 
     image = np.zeros(1_000, np.float32)
     for _ in range(5):
         observer.put(0, KEY, image, None, {})
-    assert (len(observer), emitter.dropped) == (3, {"buffer_full": 5})
+    assert (len(observer), emitter.backlog.shed, emitter.dropped) == (
+        5,
+        {"input_sketch": 2},
+        {"buffer_full": 3},
+    )
+    observer.put(0, KEY, None, np.zeros(1_000, np.float32), {})
+    assert (len(observer), emitter.dropped) == (5, {"buffer_full": 4}), "an answer is not shed"
     observer.stop()
-    assert (len(observer), len(events)) == (0, MAX_CALLS + 3), "no raw input is left behind"
+    assert (len(observer), len(events)) == (0, MAX_CALLS + 5), "no raw input is left behind"
+    assert [event.input_sketch is None for event in events[-5:]] == [False] * 3 + [True] * 2
     observer.put(0, KEY, None, None, {})
     assert (len(observer), emitter.dropped["closed"]) == (0, 1)
 

@@ -56,7 +56,7 @@ def warden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warden:
     monkeypatch.setattr(made, "stop", lambda: None)
 
     def put(event: ServingEvent) -> bool:
-        made.events._queue.append(event)
+        made.events.backlog.waiting.append(event)
         return True
 
     monkeypatch.setattr(made.events, "put", put)
@@ -147,7 +147,7 @@ def test_calls_observed_and_events_sent_from_any_language_reach_the_topic(warden
         assert (await client.post("/observe", json=body)).status == 401
         assert (await client.post("/observe", data=b"{", headers=AUTHORIZED)).status == 400
         warden.observer.work()
-        event = encode_event(warden.events._queue[0])
+        event = encode_event(warden.events.backlog.waiting[0])
         for sent, accepted, refused, status in (
             (event, 1, 0, 202),
             (event + b"\n\n" + event + b"\nnonsense", 2, 1, 202),
@@ -158,10 +158,11 @@ def test_calls_observed_and_events_sent_from_any_language_reach_the_topic(warden
             told = await client.post("/events", data=sent)
             counts = await told.json()
             assert (counts["accepted"], counts["refused"], told.status) == (accepted, refused, status)
+            assert counts["left_out"] == []
 
     run(warden, test)
     warden.observer.work()
-    events = list(warden.events._queue)
+    events = list(warden.events.backlog.waiting)
     assert {(one.key, one.plan, one.predicted_class) for one in events} == {
         (warden.reference(API_KEY), "pro", 1)
     }
