@@ -1,6 +1,6 @@
 """What the middleware adds to a request at 1,000 requests a second: broker up, slow (stopped) and down.
 
-    python tests/bench/middleware_latency.py [--seconds 5] [--rounds 5]
+    python tests/bench/middleware_latency.py [--seconds 5] [--rounds 5] [--queued-bytes 33554432]
 
 Bare and wrapped requests take turns in one run, in one process and on one event loop, so that whatever else
 the machine does falls on both alike: what is added is the difference within a pair, and the figure the median
@@ -8,6 +8,8 @@ of the rounds. "none" has two bare requests in each pair: the noise floor. A req
 handler: no network. The wrapped one looks one of 1,000 keys up, hands 784 numbers and an answer over, and the
 events of a thousand of them a second are made and sent meanwhile. The broker is real, and stopped by SIGSTOP
 to be slow. "begins late" shows what the threads take from requests that have not begun: compare with "none".
+With --queued-bytes 1048576 the queue is full within seconds while the broker is slow or down: events are shed
+and dropped throughout.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sinks.serving.emitter import DEFAULT_QUEUED_BYTES
 from sinks.serving.middleware import App, ModelwardenMiddleware
 from sinks.serving.settings import ServingSettings
 from sinks.serving.warden import Warden
@@ -102,6 +105,7 @@ def run(kafka: str, folder: Path, plan: argparse.Namespace, broker: str) -> None
         topic_prefix="bench.",
         key_secret_file=folder / "secret",
         trusted_keys=folder / "signing.pem.pub",
+        queued_bytes=plan.queued_bytes,
     )
     warden = Warden(settings)
     warden.start()
@@ -116,7 +120,8 @@ def run(kafka: str, folder: Path, plan: argparse.Namespace, broker: str) -> None
     events = warden.events
     print(
         f"broker {broker:<6} events: {events.emitted:,} stored, {len(events):,} queued, dropped "
-        f"{dict(events.dropped)}; all threads {cpu_us:.0f} us of CPU a pair",
+        f"{dict(events.dropped)}, shed {dict(events.backlog.shed)}; "
+        f"all threads {cpu_us:.0f} us of CPU a pair",
         flush=True,
     )
     if broker != "slow":  # a stopped broker would keep the threads for their timeouts
@@ -128,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0, help="Of each round.")
     parser.add_argument("--rounds", type=int, default=5, help="For each state of the broker.")
+    parser.add_argument("--queued-bytes", type=int, default=DEFAULT_QUEUED_BYTES)
     plan = parser.parse_args()
     alone = [asyncio.run(measure(None, plan.seconds)) for _ in range(plan.rounds)]
     describe(alone, "none")

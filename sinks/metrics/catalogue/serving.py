@@ -28,7 +28,7 @@ EMIT_DROPPED = Counter(
 )
 EMIT_SHED = Counter(
     name="modelwarden_emit_shed_sketches_total",
-    help="Sketches that events went without, because the emitter's or the observer's queue was filling",
+    help="Sketches left out of events, because the emitter's or the observer's queue was filling",
     tells="Evidence is thinner by these, rates and counts are whole; next, events are dropped.",
     components=SERVING,
     labels=(Label(name="sketch", values=SKETCHES),),
