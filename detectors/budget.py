@@ -147,7 +147,7 @@ class Account(NamedTuple):
 
     def crossed(self) -> list[Crossed]:
         """Return the rows at which a key first reached the threshold, ascending."""
-        rows = np.flatnonzero(self.is_crossed).tolist()
+        rows = self.is_crossed.nonzero()[0].tolist()
         return [Crossed(row, extraction) for row in rows if (extraction := self.describe(row))]
 
     def describe(self, row: int) -> Extraction | None:

@@ -254,12 +254,13 @@ class Engine:
         ids = np.array([self._names.index(model) for model in batch.models], np.int32)
         models = ids[batch.model]
         slots, number, evicted = self._keys.admit(batch, models)
-        self._second.drop(evicted)
-        for watched in self._models:
-            watched.forget(evicted)
+        if len(evicted):
+            self._second.drop(evicted)
+            for watched in self._models:
+                watched.forget(evicted)
         alerts: list[tuple[int, Alert]] = []
-        for one in np.flatnonzero(np.bincount(models)).tolist():
-            rows = np.flatnonzero(models == one)
+        for one in np.bincount(models).nonzero()[0].tolist():
+            rows = (models == one).nonzero()[0]
             place = _Rows(one, rows, slots[rows], number[rows])
             alerts += self._watch_model(place, batch if len(rows) == len(batch) else batch.take(rows))
         alerts.sort(key=lambda pair: pair[0])
@@ -349,7 +350,7 @@ class Engine:
         self, model: ModelWatch, watched: Watched, batch: EventBatch, slots: NDArray[np.int64]
     ) -> list[tuple[int, Alert]]:
         """Look for several keys that are odd at once, unless a person calls the most of them honest."""
-        real = np.flatnonzero(batch.key_epoch != SYNTHETIC_EPOCH)
+        real = (batch.key_epoch != SYNTHETIC_EPOCH).nonzero()[0]
         alerts = []
         for found in model.alarm.process(slots[real], watched.surprise[real], batch.time_ms[real]):
             finding = found._replace(row=int(real[found.row]))

@@ -174,9 +174,9 @@ class RiverTier:
         out = np.full((len(slots), len(SCORES)), np.nan, np.float32)
         event, wanted = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.bool_)
         _sort_out(slots, model, time_ms, features, *self._roll(), self._passed, event, wanted)
-        if not wanted.any():
+        rows = wanted.nonzero()[0]
+        if not len(rows):
             return out
-        rows = np.flatnonzero(wanted)
         for number in np.unique(model[rows]).tolist():
             own = rows[model[rows] == number]
             self._rank(self._forests[number], own, slots, event, features[own], out)

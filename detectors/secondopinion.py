@@ -130,7 +130,7 @@ class SecondOpinion:
     def _surprises(self, model: int, mean_rank: NDArray[np.float32]) -> NDArray[np.float32]:
         reference = self._references[model]
         out = np.full(len(mean_rank), np.nan, np.float32)
-        rows = np.flatnonzero(np.isfinite(mean_rank))
+        rows = np.isfinite(mean_rank).nonzero()[0]
         if not len(rows):
             return out
         heights = rank_surprise(mean_rank[rows])

@@ -125,7 +125,7 @@ class Watch:
         bet_on = (progress.e_detector >= PROMOTION_LOG10_E).any(axis=1)
         strength = np.where(bet_on, np.maximum(verdict.overall, PROMOTION_SURPRISE), verdict.overall)
         raise_levels(strength, slots, _PROMOTION, slabs["promoted"], promoted)
-        rows = np.flatnonzero(levels | promoted).tolist()
+        rows = (levels | promoted).nonzero()[0].tolist()
         account = self._budget and self._budget.process(progress.spread, batch.time_ms, slots, slabs)
         reached = [
             Reached(
@@ -138,7 +138,7 @@ class Watch:
                 e_detector=progress.e_detector[row],
                 extraction=account.describe(row) if account else None,
             )
-            for row in np.flatnonzero(levels).tolist()
+            for row in levels.nonzero()[0].tolist()
         ]
         promotions = [(row, float(strength[row])) for row in rows]
         crossed = account.crossed() if account else []
