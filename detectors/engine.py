@@ -251,8 +251,7 @@ class Engine:
         for model in batch.models:
             if model not in self._names:
                 self._add_model(model)
-        ids = np.array([self._names.index(model) for model in batch.models], np.int32)
-        models = ids[batch.model]
+        models = np.array([self._names.index(model) for model in batch.models], np.int32)[batch.model]
         slots, number, evicted = self._keys.admit(batch, models)
         if len(evicted):
             self._second.drop(evicted)

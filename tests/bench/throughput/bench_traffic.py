@@ -51,7 +51,9 @@ def keyed(count: int) -> Iterator[tuple[int, ServingEvent]]:
     places = [(murmur2(key.encode()) & 0x7FFFFFFF) % PARTITIONS for key in keys]
     for number in range(count):
         key = int(KEYS * draw.random() ** 2)
-        event = msgspec.structs.replace(events[number % DISTINCT], key=keys[key], time_ms=START_MS + number // EVENTS_PER_MS)
+        event = msgspec.structs.replace(
+            events[number % DISTINCT], key=keys[key], time_ms=START_MS + number // EVENTS_PER_MS
+        )
         yield places[key], event
 
 
