@@ -18,12 +18,12 @@ from aiokafka.protocol.fetch import FetchRequest_v4, FetchResponse_v4
 from aiokafka.protocol.metadata import MetadataRequest_v0, MetadataResponse_v0
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_unpack import make_batch, records
 
 from streams.faustbatch import shapes
 from streams.faustbatch.receive import FrameReceiver, receive_frames
 from streams.faustbatch.unpack import unpack_fetch
 from streams.recordblock import PADDING
-from tests.streams.faustbatch.test_unpack import make_batch, records
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -228,7 +228,7 @@ def resident_bytes() -> int:
 
 
 def test_a_fetch_is_a_view_and_becomes_the_blocks_data_without_a_copy() -> None:
-    found = [(0, b"k", bytes([n]) * 900, []) for n in range(9)]
+    found: list[Any] = [(0, b"k", bytes([n]) * 900, []) for n in range(9)]
 
     async def run() -> Any:
         connection, transport = await connect(frames=True)
@@ -242,7 +242,7 @@ def test_a_fetch_is_a_view_and_becomes_the_blocks_data_without_a_copy() -> None:
         return response
 
     parts = [part[-1] for part in asyncio.run(run()).topics[0][1]]
-    blocks = [unpack_fetch("events", n, part, 0).block for n, part in enumerate(parts)]
+    blocks: list[Any] = [unpack_fetch("events", n, part, 0).block for n, part in enumerate(parts)]
     for part, block in zip(parts, blocks, strict=True):
         assert isinstance(part, memoryview)
         assert np.shares_memory(block.data, np.frombuffer(part, np.uint8))
