@@ -9,6 +9,7 @@ How it differs from Faust's:
   durable. Acknowledged means read by an agent; durable means that the state which contains it, and every
   output made from it, are stored.
 * After a rebalance it reads on from the restored state's own position, wherever the group's offset stands.
+* While an agent's queue is full it waits for room, not for the topics that are still asked.
 * A chunk fetched before the position was last moved is recognised by its `seek_count`: such chunks can
   survive a rebalance in a queue, and delivering one would look like a gap in the partition.
 """
@@ -16,6 +17,7 @@ How it differs from Faust's:
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 _POLL_S = 1.0
+_FULL_POLL_S = 0.01
+"""How long to wait for room in a full queue before the other topics are asked again."""
 FETCH_WAIT_MS = 50
 """How long the broker may hold a fetch back that finds nothing. A partition that was emptied meanwhile waits
 for it too: Faust's 1,500 ms would be the tail of our latency."""
@@ -107,6 +111,7 @@ class BatchConsumer(driver.Consumer):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.seek_count = 0
+        self._room = asyncio.Event()
 
     @property
     def _fences(self) -> Fences:
@@ -176,6 +181,26 @@ class BatchConsumer(driver.Consumer):
         self._acked[tp].clear()
         self._acked_index[tp].clear()
         return self._fences.committable(tp)
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """Take a partition up again, now that its agent's queue has room."""
+        super().on_buffer_drop(tp)
+        self._room.set()
+
+    async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's signature
+        """Return what was fetched, by partition, and the partitions that were asked for it.
+
+        Faust leaves out partitions whose queue is full, and waits a second for the others, or for none: long
+        after the queue has room.
+        """
+        if self.flow_active and self._buffered_partitions:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._room.wait(), _FULL_POLL_S)
+            self._room.clear()
+            if not self._get_active_partitions():
+                return {}, set()
+            timeout = 0
+        return await super()._wait_next_records(timeout)
 
     async def _drain_messages(self, fetcher: Any) -> None:
         try:

@@ -34,6 +34,8 @@ PARAMETERS: dict[Callable[..., Any], tuple[str, ...]] = {
     Consumer._drain_messages: ("self", "fetcher"),  # noqa: SLF001 - same
     Consumer._wait_next_records: ("self", "timeout"),  # noqa: SLF001 - same
     Consumer._to_message: ("self", "tp", "record"),  # noqa: SLF001 - same
+    Consumer._get_active_partitions: ("self",),  # noqa: SLF001 - same
+    Consumer.on_buffer_drop: ("self", "tp"),
     Consumer.perform_seek: ("self",),
     Consumer.seek_wait: ("self", "partitions"),
     Consumer.stop_flow: ("self",),
