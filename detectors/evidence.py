@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from detectors.kernelcache import njit
+from detectors.prefetch import prefetch, slot_ahead
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -169,6 +170,7 @@ def update(p: Array, slots: Array, slab: Array) -> NDArray[np.float32]:
 def _update(p: Array, bits: Array, slots: Array, slab: Array, bets: Array, out: Array) -> None:
     one, largest = np.float32(1.0), np.float32(LARGEST)
     for i in range(p.shape[0]):
+        prefetch(slab, slot_ahead(slots, i))
         for j in range(p.shape[1]):
             values = slab[slots[i], j]
             if 0.0 <= p[i, j] <= 1.0:

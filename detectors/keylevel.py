@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detectors.kernelcache import njit
+from detectors.prefetch import prefetch, slot_ahead
 
 if TYPE_CHECKING:
     from detectors.base import Array
@@ -149,5 +150,6 @@ def repeat_levels(
 def note_peaks(z: Array, slots: Array, peak: Array) -> None:
     """Keep the largest z-value of each statistic in the slab `peak` (capacity, S); never below 0."""
     for i in range(len(slots)):
+        prefetch(peak, slot_ahead(slots, i))
         for s in range(z.shape[1]):
             peak[slots[i], s] = max(peak[slots[i], s], z[i, s])

@@ -13,6 +13,7 @@ from detectors.batch import SYNTHETIC_EPOCH, format_key_reference, parse_key_ref
 from detectors.coldstore import COLD_LIMIT_BYTES, ColdStore
 from detectors.kernelcache import njit
 from detectors.keytable import ENTITY_WORDS, NO_SLOT, KeyTable, pack_entities, unpack_entity
+from detectors.prefetch import prefetch, slot_ahead
 from detectors.slabs import make_slabs, row_dtype, slot_bytes
 from detectors.slotparts import CHANGED, SlotParts, assemble
 from detectors.watch import WATCH_FIELDS
@@ -213,6 +214,7 @@ def _table(parts: Sequence[Mapping[str, Array]], evictions: int) -> dict[str, Ar
 @njit(cache=True, nogil=True)
 def _count(slots: Array, count: Array, changed: Array, number: Array) -> None:
     for i in range(len(slots)):
+        prefetch(count, slot_ahead(slots, i))
         count[slots[i]] += 1
         changed[slots[i]] = CHANGED
         number[i] = count[slots[i]]

@@ -19,6 +19,7 @@ import numpy as np
 
 from detectors.kernelcache import njit
 from detectors.memory import reserve
+from detectors.prefetch import prefetch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -262,6 +263,11 @@ def _probe(index: Array, entities: Array, entity: Array) -> Any:
 
 
 @njit(inline="always")
+def _home(index: Array, entity: Array) -> Any:
+    return np.int64((_hash(entity) >> np.uint64(32)) & np.uint64(len(index) - 1))
+
+
+@njit(inline="always")
 def _slot_at(index: Array, place: Any) -> Any:
     """Return the slot in an index entry, `NO_SLOT` if empty."""
     return np.int64(index[place] & np.uint64(0xFFFFFFFF)) - np.int64(1)
@@ -287,7 +293,13 @@ def _mark(
     """Find the rows' slots and protect them from eviction; return them and the number of rows without."""
     slots = np.empty(len(wanted), np.int64)
     missing = 0
+    last = len(wanted) - 1
     for row in range(len(wanted)):
+        far, near = wanted[min(row + 16, last)], wanted[min(row + 8, last)]
+        prefetch(index, _home(index, far))
+        ahead = max(_slot_at(index, _home(index, near)), 0)
+        prefetch(entities, ahead)
+        prefetch(seen, ahead)
         slot = _slot_at(index, _probe(index, entities, wanted[row]))
         slots[row] = slot
         if slot < 0:

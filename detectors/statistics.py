@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from detectors.kernelcache import njit
+from detectors.prefetch import prefetch, slot_ahead
 from detectors.search import count_below
 from detectors.signals import ALL_SIGNALS
 
@@ -230,6 +231,11 @@ def update_means(
     one = np.float32(1.0)
     for i in range(len(slots)):
         slot = slots[i]
+        prefetch(mean, slot_ahead(slots, i))
+        prefetch(mass, slot_ahead(slots, i))
+        prefetch(value_mass, slot_ahead(slots, i))
+        prefetch(value_mean, slot_ahead(slots, i))
+        prefetch(value_square, slot_ahead(slots, i))
         for v in range(len(weighted_value)):
             share = weight[i] if weighted_value[v] else one
             if share > 0 and not np.isnan(values[i, v]):

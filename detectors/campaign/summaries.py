@@ -13,6 +13,7 @@ import numpy as np
 
 from detectors.batch import SKETCH_SIZE
 from detectors.kernelcache import njit
+from detectors.prefetch import prefetch, slot_ahead
 from detectors.words import is_finite
 
 if TYPE_CHECKING:
@@ -158,6 +159,10 @@ def _add(
     linked_mass: Array, fresh_mass: Array, linked: Array, fresh: Array,
 ) -> tuple[int, int]:  # fmt: skip
     for i in range(len(slots)):
+        ahead = max(row_of[slot_ahead(slots, i)], 0)
+        prefetch(count, ahead)
+        prefetch(last_ms, ahead)
+        prefetch(linked, ahead)
         row = int(row_of[slots[i]])
         if row < 0:
             row, hand = _place(time_ms[i], used, hand, capacity, last_ms)

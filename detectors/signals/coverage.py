@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from detectors.kernelcache import njit
+from detectors.prefetch import prefetch, slot_ahead
 from detectors.words import is_finite
 
 if TYPE_CHECKING:
@@ -107,6 +108,9 @@ def _score(
     logarithms: Array, out: Array,
 ) -> None:  # fmt: skip
     for i in range(len(slots)):
+        prefetch(cells, slot_ahead(slots, i))
+        prefetch(sample_hash, slot_ahead(slots, i))
+        prefetch(label_count, slot_ahead(slots, i))
         if not is_finite(bits[i]):
             continue
         slot = slots[i]

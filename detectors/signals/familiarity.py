@@ -18,14 +18,15 @@ Blind to: attacks with inputs like those of other customers. Says nothing withou
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from detectors.batch import SKETCH_SIZE
-from detectors.familiar import is_near
+from detectors.familiar import find_near
 from detectors.kernelcache import njit
 from detectors.lanes import LANES, load_lanes, project
+from detectors.prefetch import prefetch, slot_ahead
 from detectors.signals.out_of_distribution import class_rows
 from detectors.words import is_finite
 
@@ -95,28 +96,48 @@ def _score(
     points: Array, norms: Array, start: Array, distance: Array,
     cell_map: Array, cells_marked: Array, new_inputs: Array, familiar_inputs: Array, out: Array,
 ) -> None:  # fmt: skip
-    bits = np.empty(len(slots), np.int64)
+    count = len(slots)
+    bits, seen = np.empty(count, np.int64), np.empty(count, np.float32)
+    weight, is_full = np.zeros(count, np.float32), np.zeros(count, np.bool_)
+    near = np.empty(count, np.bool_)
     _cells(sketch, planes, centre, bits)
-    for i in range(len(slots)):
-        if not is_finite(words[i]):
+    for i in range(count):
+        prefetch(cell_map, slot_ahead(slots, i))
+        prefetch(new_inputs, slot_ahead(slots, i))
+        seen[i] = np.nan
+        if is_finite(words[i]):
+            weight[i], is_full[i] = _mark(bits[i], slots[i], cell_map, cells_marked, new_inputs)
+            seen[i] = new_inputs[slots[i]]
+    find_near(sketch, row, weight > 0, points, norms, start, distance[0], near)
+    for i in range(count):
+        if np.isnan(seen[i]):
             continue
         slot = slots[i]
-        word, mask = bits[i] // 64, np.uint64(1) << np.uint64(bits[i] % 64)
-        if not cell_map[slot, word] & mask:
-            cell_map[slot, word] |= mask
-            cells_marked[slot] += np.uint16(1)
-            if new_inputs[slot] < ALL_COMPARED or cells_marked[slot] % COMPARED_EVERY == 0:
-                stands_for = np.float32(1 if new_inputs[slot] < ALL_COMPARED else COMPARED_EVERY)
-                near = is_near(sketch[i], points, norms, start[row[i]], start[row[i] + 1], distance[0])
-                new_inputs[slot] += stands_for
-                familiar_inputs[slot] += stands_for * np.float32(near)
-            if cells_marked[slot] >= FULL_BITS:
-                cell_map[slot, :] = np.uint64(0)
-                cells_marked[slot] = 0
-                new_inputs[slot] *= np.float32(0.5)
-                familiar_inputs[slot] *= np.float32(0.5)
-        share = (familiar_inputs[slot] + PRIOR_COUNT * FAMILIAR_RATIO) / (new_inputs[slot] + PRIOR_COUNT)
+        familiar_inputs[slot] += weight[i] * np.float32(near[i])
+        if is_full[i]:
+            familiar_inputs[slot] *= np.float32(0.5)
+        share = (familiar_inputs[slot] + PRIOR_COUNT * FAMILIAR_RATIO) / (seen[i] + PRIOR_COUNT)
         out[i, 0] = -np.log(share)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _mark(bit: int, slot: int, cell_map: Array, cells_marked: Array, new_inputs: Array) -> tuple[Any, bool]:
+    """Mark a cell; return for how many new inputs the row stands, 0 if none, and whether the map got full."""
+    word, mask = bit // 64, np.uint64(1) << np.uint64(bit % 64)
+    if cell_map[slot, word] & mask:
+        return np.float32(0), False
+    cell_map[slot, word] |= mask
+    cells_marked[slot] += np.uint16(1)
+    weight = np.float32(1)
+    if new_inputs[slot] >= ALL_COMPARED:
+        weight = np.float32(0 if cells_marked[slot] % COMPARED_EVERY else COMPARED_EVERY)
+    new_inputs[slot] += weight
+    if cells_marked[slot] < FULL_BITS:
+        return weight, False
+    cell_map[slot, :] = np.uint64(0)
+    cells_marked[slot] = 0
+    new_inputs[slot] *= np.float32(0.5)
+    return weight, True
 
 
 @njit(cache=True, nogil=True)

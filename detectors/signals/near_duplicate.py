@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from detectors.kernelcache import njit
-from detectors.pages import LENGTHS, next_page, place_of, size_of
+from detectors.pages import ENTRY_BYTES, LENGTHS, next_page, place_of, size_of
+from detectors.prefetch import CACHE_LINE_BYTES, prefetch, slot_ahead
 from detectors.slabs import PAGE, PAGE_COUNT
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ _SHORT_LIMIT = 0xFFFF
 """Squared distances below this are counted in 16 bits."""
 _SHORT_CODE = 128
 """A coordinate that differs from those of all entries by less than 256, whose square takes 16 bits."""
+_PAGES_AHEAD = 3
+"""Rows ahead for which pages are loaded, of up to 3 KiB each."""
 _STRIDE = 6
 """Coordinates compared at once."""
 
@@ -138,6 +141,8 @@ def _score(
     squared, short = np.empty(RING_LENGTH, np.int32), np.empty(RING_LENGTH, np.uint16)
     code, opposite = np.empty(RING_SIZE, np.int16), np.empty(RING_SIZE, np.int16)
     for i in range(len(slots)):
+        prefetch(ring_count, slot_ahead(slots, i))
+        _fetch_page(slots[min(i + _PAGES_AHEAD, len(slots) - 1)], ring_page, ring_count, memory, start)
         if not _quantise(sketch[i], centre, quantum, code):
             continue
         slot = slots[i]
@@ -178,6 +183,17 @@ def _score(
             _learn_step(code, memory, previous, length, count, slot, step_mean, unit)
         _remember(code, tag, slot, count, ring_page, memory, start, free, head)
         ring_count[slot] = count + 1
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _fetch_page(slot: int, ring_page: Array, ring_count: Array, memory: Array, start: Array) -> None:
+    """Begin to load a slot's page."""
+    count = np.int64(ring_count[slot])
+    if count > 0:
+        size = size_of(count)
+        first = place_of(np.int64(ring_page[slot]), size, start)
+        for place in range(first, first + LENGTHS[size] * ENTRY_BYTES, CACHE_LINE_BYTES):
+            prefetch(memory, place)
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from detectors.kernelcache import njit
+from detectors.prefetch import prefetch, slot_ahead
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,6 +53,7 @@ class Rate:
 @njit(cache=True, nogil=True)
 def _score(time_ms: Array, slots: Array, count: Array, last_ms: Array, out: Array) -> None:
     for i in range(len(slots)):
+        prefetch(count, slot_ahead(slots, i))
         slot = slots[i]
         elapsed = max(time_ms[i] - last_ms[slot], 0) if count[slot] > 0 else 0
         count[slot] = count[slot] * np.exp(-elapsed / TIME_CONSTANT_MS) + 1.0

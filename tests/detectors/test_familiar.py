@@ -9,7 +9,7 @@ import pytest
 
 from detectors.batch import EventBatch, build_batch
 from detectors.calibration import fit_reference
-from detectors.familiar import POINTS_PER_CLASS, is_near, learn_points
+from detectors.familiar import POINTS_PER_CLASS, find_near, learn_points
 from detectors.signals.request_parameters import RequestParameters
 from detectors.slabs import make_slabs
 from detectors.statistics import STATISTICS
@@ -60,8 +60,10 @@ def test_the_stated_share_of_other_keys_inputs_is_near_a_point() -> None:
     points, start, distance = learn_points(inputs[:30], rows[:30], 1, 0.4)
     fresh = np.concatenate(inputs[30:])
     norms = np.square(points).sum(axis=0)
-    near = np.mean([is_near(x, points, norms, start[0], start[1], distance[0]) for x in fresh])
-    assert near == pytest.approx(0.4, abs=0.08)
+    near = np.empty(len(fresh), np.bool_)
+    every = np.ones(len(fresh), np.bool_)
+    find_near(fresh, np.zeros(len(fresh), np.int64), every, points, norms, start, distance[0], near)
+    assert near.mean() == pytest.approx(0.4, abs=0.08)
 
 
 def test_no_keys_inputs_are_familiar_before_any_point() -> None:
