@@ -38,7 +38,7 @@ from streams.localkafka import LocalKafka, free_port
 from streams.topics import create_topics
 
 LOOK_S = 5.0
-TUNE_S = 10.0
+TUNE_S, TUNE_STEPS = 10.0, 12
 FIRST_RATE = 20_000
 BARS = {"memory_ratio": 0.05, "lag_s": 10.0, "load": 0.1}
 KEPT = {"retention.bytes": 2**30, "segment.bytes": 2**27}
@@ -139,13 +139,20 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def catch_up(soak: Soak) -> None:
+    """Send nothing until the worker has processed all."""
+    soak.set_rate(0)
+    while soak.look().lag:
+        time.sleep(1)
+
+
 def tune(soak: Soak, load: float) -> float:
-    """Find the rate at which the worker uses so much of a core, or of what it gets of one, and set it."""
+    """Find the rate at which the worker uses so much of a core, and set it."""
     soak.set_rate(FIRST_RATE)
     while soak.look().events == 0:
         time.sleep(1)
     rate = float(FIRST_RATE)
-    for _ in range(8):
+    for _ in range(TUNE_STEPS):
         before = soak.look()
         time.sleep(TUNE_S)
         after = soak.look()
@@ -153,16 +160,15 @@ def tune(soak: Soak, load: float) -> float:
         used, done = (after.cpu_s - before.cpu_s) / span, (after.events - before.events) / span
         print(f"  tuning: {done:,.0f} events/s use {used:.0%} of a core, lag {after.lag:,}", flush=True)
         if after.lag > before.lag + rate:
-            rate = load * done
-            print(f"  more is not to be had on this machine now: {load:.0%} of that", flush=True)
+            rate *= 0.8
+            print(f"  the machine gives no more now: {rate:,.0f} events/s", flush=True)
+            catch_up(soak)
+        elif abs(used - load) < 0.03:
             break
-        if abs(used - load) < 0.03:
-            break
-        rate *= min(load / max(used, 0.05), 3.0)
+        else:
+            rate *= min(load / max(used, 0.05), 2.0)
         soak.set_rate(rate)
-    soak.set_rate(0)
-    while soak.look().lag:
-        time.sleep(1)
+    catch_up(soak)
     soak.set_rate(rate)
     return rate
 
