@@ -97,11 +97,10 @@ class RecordBlock(Sequence[Message]):
 
     def cut(self, max_records: int, max_bytes: int) -> Iterator[RecordBlock]:
         """Yield the block in pieces that are no larger, or of one record; together they reach `last`."""
-        if len(self) <= max_records and len(self.data) <= max_bytes:
-            yield self
-            return
-        ends = self.spans[VALUE_START] + np.maximum(self.spans[VALUE_SIZE], 0)
         start, count = 0, len(self)
+        if not count:
+            yield self
+        ends = self.spans[VALUE_START] + np.maximum(self.spans[VALUE_SIZE], 0)
         while start < count:
             limit = self.spans[VALUE_START, start] + max_bytes
             fitting = int(np.searchsorted(ends, limit, side="right"))

@@ -27,7 +27,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from streams.faustbatch.fetch import use_blocks
-from streams.faustbatch.shapes import has_fetch_shape
+from streams.faustbatch.receive import receive_frames
+from streams.faustbatch.shapes import has_fetch_shape, has_receive_shape
 from streams.faustbatch.topic import Chunk, RecordList
 from streams.recordblock import RecordBlock
 
@@ -93,10 +94,12 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         return made
 
     async def on_start(self) -> None:
-        """Connect, and fetch undecoded batches from then on."""
+        """Connect, and fetch undecoded batches from then on, in buffers of their own."""
         await super().on_start()
         if has_fetch_shape():
             use_blocks(self._consumer, self.app.fences.topics)
+            if has_receive_shape():
+                receive_frames(self._consumer._client)  # noqa: SLF001 - shapes.py checks it
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit what is still ours: every partition may have been lost by now."""

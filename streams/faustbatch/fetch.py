@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 class FetchedBytes:
     """Stands in for aiokafka's MemoryRecords: keeps the bytes, and reads nothing but the first length."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         self.data = data
 
     def has_next(self) -> bool:
@@ -59,11 +59,11 @@ class PartitionBatches(stock.PartitionRecords):
         is_modern = len(data) > MAGIC_AT and data[MAGIC_AT] >= MAGIC
         if self._tp.topic in self.block_topics and is_modern:
             return self._unpack_block(data)
-        self._records = stock.MemoryRecords(data)
+        self._records = stock.MemoryRecords(bytes(data))
         records: Iterator[Any] = super()._unpack_records()
         return records
 
-    def _unpack_block(self, data: bytes) -> Iterator[Any]:
+    def _unpack_block(self, data: bytes | memoryview) -> Iterator[Any]:
         committed_only = self._isolation_level == stock.READ_COMMITTED
         unpacked = unpack_fetch(
             self._tp.topic,

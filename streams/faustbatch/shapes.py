@@ -1,20 +1,25 @@
 """What this package relies on inside Faust and aiokafka, checked before it is used.
 
 The subclasses here override private methods. A release that changes one of them must stop the worker with a
-clear error at import, not lose offsets at three in the morning. Only undecoded batches can be done without:
-where the fetcher's shape is another, records come one by one, many times slower, and one log line says so.
+clear error at import, not lose offsets at three in the morning. Only speed can be done without: where the
+fetcher's shape is another, records come one by one, many times slower; where the connection's is, responses
+are copied as aiokafka does; and one log line says so.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import faust
 import structlog
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.protocol.types import Bytes as BytesField
 from aiokafka.structs import ConsumerRecord
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 from faust.types import ConsumerMessage
@@ -65,6 +70,18 @@ PARTITION_RECORDS_PARAMETERS = (
 )
 FETCHER_NAMES = {"MemoryRecords", "PartitionRecords", "has_next", "size_in_bytes"}
 """What the fetcher's request routine uses to read a response."""
+RECEIVE_PARAMETERS: dict[Callable[..., Any], tuple[str, ...]] = {
+    AIOKafkaClient._get_conn: ("self", "node_id", "group", "no_hint"),  # noqa: SLF001 - same
+    AIOKafkaConnection._handle_frame: ("self", "resp"),  # noqa: SLF001 - same
+}
+RECEIVE_NAMES: dict[Callable[..., Any], set[str]] = {
+    AIOKafkaConnection._handle_frame: {"_requests", "io", "BytesIO"},  # noqa: SLF001 - same
+    AIOKafkaConnection._read: {"_reader", "readexactly", "_handle_frame"},  # noqa: SLF001 - same
+    AIOKafkaConnection.connect: {"_reader", "_writer", "_protocol", "StreamReader"},
+    asyncio.StreamReader.feed_data: {"_buffer"},
+    BytesField.decode: {"read", "len"},
+}
+"""What receiving into frames goes by: names that the code there must still use."""
 
 _log = structlog.get_logger(__name__)
 
@@ -102,6 +119,23 @@ def has_fetch_shape() -> bool:
         "records_one_by_one",
         reason=f"aiokafka {version('aiokafka')} has another fetcher than the tested {VERSIONS['aiokafka']}",
         missing=sorted(missing),
+    )
+    return False
+
+
+def has_receive_shape() -> bool:
+    """Tell whether responses can be received into frames; if not, one log line says why."""
+    found = {function: tuple(inspect.signature(function).parameters) for function in RECEIVE_PARAMETERS}
+    other = [
+        function.__qualname__ for function, wanted in RECEIVE_PARAMETERS.items() if found[function] != wanted
+    ]
+    other += [f.__qualname__ for f, names in RECEIVE_NAMES.items() if names - set(f.__code__.co_names)]
+    if not other:
+        return True
+    _log.warning(
+        "responses_copied",
+        reason=f"aiokafka {version('aiokafka')} reads otherwise than the tested {VERSIONS['aiokafka']}",
+        other=sorted(other),
     )
     return False
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 UNPACKED_LIMIT_BYTES = 64 * 1024 * 1024
 """Most that one fetch is unpacked to: a small batch may hold gigabytes of zeros."""
+_LARGEST_WHOLE = 16
+"""Times the size of its part that a response may have to be kept for it."""
 MAGIC = 2
 _CRC_AT = 21
 """The checksum is of everything from here on."""
@@ -61,7 +63,7 @@ class DamagedBatchError(Exception):
 def unpack_fetch(  # noqa: PLR0913 - a fetch has this many sides
     topic: str,
     partition: int,
-    data: bytes,
+    data: bytes | memoryview,
     first: int,
     *,
     aborted: Iterable[tuple[int, int]] = (),
@@ -73,8 +75,9 @@ def unpack_fetch(  # noqa: PLR0913 - a fetch has this many sides
     ----------
     topic, partition
         Where the bytes came from.
-    data : bytes
-        Record batches of format v2; the last may be cut off.
+    data : bytes or memoryview
+        Record batches of format v2; the last may be cut off. A view of a response, as
+        `streams.faustbatch.receive` makes it, becomes the block's data as it is if nothing is compressed.
     first : int
         The offset that was asked for; a batch may begin before it.
     aborted : iterable of (producer id, first offset)
@@ -83,11 +86,13 @@ def unpack_fetch(  # noqa: PLR0913 - a fetch has this many sides
         The `suspect` of the fetch before. A batch that cannot be read is left for another fetch the first
         time, for the fault may lie on the way; the second time it becomes a row with a fault.
     """
-    view = memoryview(data)
-    found = _Found()
+    # To numba an array that may be written to is another type, for which nothing is warmed up.
+    view = memoryview(data).toreadonly()
+    headers = read_headers(np.frombuffer(view, np.uint8))
+    found = _Found(whole=None if any(header.codec for header in headers) else _padded(view))
     next_offset, left = first, None
     transactions = _Transactions(aborted)
-    for header in read_headers(np.frombuffer(data, np.uint8)):
+    for header in headers:
         try:
             _check(header, view, next_offset)
             if not transactions.hide(header, view) and not found.take(header, _records_of(header, view)):
@@ -107,6 +112,8 @@ def unpack_fetch(  # noqa: PLR0913 - a fetch has this many sides
 class _Found:
     """Records found so far: pieces of one buffer, and where in it the records lie."""
 
+    whole: NDArray[np.uint8] | None = None
+    """The fetch, `PADDING` behind it, if the records can stay where they are."""
     pieces: list[memoryview | bytes] = field(default_factory=list)
     spans: list[NDArray[np.int64]] = field(default_factory=list)
     faults: dict[int, str] = field(default_factory=dict)
@@ -122,7 +129,7 @@ class _Found:
         time_ms = header.max_time_ms if header.is_append_time else header.base_time_ms
         read = read_records(
             np.frombuffer(piece, np.uint8),
-            self.size,
+            self.size if self.whole is None else header.start + HEADER_BYTES,
             header.records,
             header.base_offset,
             header.last_offset,
@@ -148,9 +155,25 @@ class _Found:
         """Return what was found from offset `first` on."""
         spans = np.concatenate([np.empty((SPAN_ROWS, 0), np.int64), *self.spans], axis=1)
         spans[PARTITION] = partition
-        data = np.frombuffer(b"".join([*self.pieces, PADDING]), np.uint8)
+        data = self.whole
+        if data is None:
+            data = np.frombuffer(b"".join([*self.pieces, PADDING]), np.uint8)
         block = RecordBlock(topic, data, spans, last=last, faults=self.faults)
         return block.after(first - 1)
+
+
+def _padded(view: memoryview) -> NDArray[np.uint8] | None:
+    """Return a part of a response with what lies behind it; None if it is not one, or too small a part.
+
+    Whoever keeps a part keeps the whole response in memory.
+    """
+    frame = view.obj
+    if not isinstance(frame, np.ndarray) or len(frame) > _LARGEST_WHOLE * len(view):
+        return None
+    start = np.frombuffer(view, np.uint8).ctypes.data - frame.ctypes.data
+    padded: NDArray[np.uint8] = frame[start : start + len(view) + len(PADDING)]
+    padded.flags.writeable = False
+    return padded
 
 
 def _check(header: BatchHeader, view: memoryview, next_offset: int) -> None:
