@@ -86,8 +86,9 @@ def unpack_fetch(  # noqa: PLR0913 - a fetch has this many sides
         The `suspect` of the fetch before. A batch that cannot be read is left for another fetch the first
         time, for the fault may lie on the way; the second time it becomes a row with a fault.
     """
-    view = memoryview(data)
-    headers = read_headers(np.frombuffer(data, np.uint8))
+    # To numba an array that may be written to is another type, for which nothing is warmed up.
+    view = memoryview(data).toreadonly()
+    headers = read_headers(np.frombuffer(view, np.uint8))
     found = _Found(whole=None if any(header.codec for header in headers) else _padded(view))
     next_offset, left = first, None
     transactions = _Transactions(aborted)
@@ -171,6 +172,7 @@ def _padded(view: memoryview) -> NDArray[np.uint8] | None:
         return None
     start = np.frombuffer(view, np.uint8).ctypes.data - frame.ctypes.data
     padded: NDArray[np.uint8] = frame[start : start + len(view) + len(PADDING)]
+    padded.flags.writeable = False
     return padded
 
 

@@ -22,6 +22,7 @@ from test_unpack import make_batch, records
 
 from streams.faustbatch import shapes
 from streams.faustbatch.receive import FrameReceiver, receive_frames
+from streams.faustbatch.recordbatch import _read_headers, read_records
 from streams.faustbatch.unpack import unpack_fetch
 from streams.recordblock import PADDING
 
@@ -247,6 +248,7 @@ def test_a_fetch_is_a_view_and_becomes_the_blocks_data_without_a_copy() -> None:
         assert isinstance(part, memoryview)
         assert np.shares_memory(block.data, np.frombuffer(part, np.uint8))
         assert len(block.data) == len(part) + len(PADDING)
+        assert not block.data.flags.writeable
         assert [message.value for message in block] == [value for _, _, value, _ in found]
 
 
@@ -271,6 +273,15 @@ def test_a_block_of_a_view_is_that_of_the_bytes(batches: list[Any]) -> None:
     # A slice that is passed on must not depend on where in the response it lies.
     pieces = [[list(one) for one in made.block.cut(2, 400)] for made in (copied, kept)]  # type: ignore[union-attr]
     assert pieces[0] == pieces[1]
+
+
+def test_a_view_needs_no_kernel_that_bytes_do_not_need() -> None:
+    data = make_batch(0, [(0, b"k", bytes(2000), [])])
+    unpack_fetch("events", 0, data, 0)
+    before = [len(kernel.signatures) for kernel in (_read_headers, read_records)]
+    response = np.frombuffer(data + PADDING, np.uint8).copy()
+    unpack_fetch("events", 0, response.data[: len(data)], 0)
+    assert [len(kernel.signatures) for kernel in (_read_headers, read_records)] == before
 
 
 def test_a_small_part_does_not_keep_a_large_response() -> None:
