@@ -23,7 +23,7 @@ from sinks.serving.formats import (
 from streams.formats.base import size_fault
 from streams.formats.batches import Decoded
 from streams.formats.binary import NO_NAME, EventColumns, NameTable, refuse
-from streams.formats.sketches import ROW_BYTES, clear_sketch, read_sketch
+from streams.formats.sketches import read_sketches
 from streams.formats.words import load4, load8, swap8
 from streams.recordblock import VALUE_SIZE, VALUE_START
 
@@ -140,6 +140,7 @@ def _copy(block: RecordBlock, place: _Place, columns: EventColumns, first: int) 
         columns.integers,
         columns.floats.view(np.int32),
         columns.names,
+        *columns.sketches,
         *(sketch.view(np.uint32) for sketch in columns.sketches),
         columns.infinite,
     )
@@ -164,13 +165,14 @@ def _fill(
     integers: NDArray[np.int32],
     floats: NDArray[np.int32],
     names: NDArray[np.int32],
-    inputs: NDArray[np.uint32],
-    embeddings: NDArray[np.uint32],
+    inputs: NDArray[np.float32],
+    embeddings: NDArray[np.float32],
+    input_bits: NDArray[np.uint32],
+    embedding_bits: NDArray[np.uint32],
     infinite: NDArray[np.bool_],
 ) -> None:
-    at = np.int64(data.ctypes.data) + start
-    inputs_at = np.int64(inputs.ctypes.data) + ROW_BYTES * first
-    embeddings_at = np.int64(embeddings.ctypes.data) + ROW_BYTES * first
+    base, end = np.int64(data.ctypes.data), first + events
+    at = base + start
     models_at, tenants_at = np.int64(models.ctypes.data), np.int64(tenants.ctypes.data)
     plans_at = np.int64(plans.ctypes.data)
     epochs, times, model = at + 16 * events, at + 18 * events, at + 26 * events
@@ -191,11 +193,13 @@ def _fill(
                 for i in range(events):
                     names[2, first + i] = _name(load8(at + 2 * i), plans_at, len(plans))
             elif bit == _INPUT:
-                for i in range(events):
-                    infinite[0, first + i] = not read_sketch(at + 64 * i, inputs_at + ROW_BYTES * i)
+                halves = _halves(data, at - base, events)
+                read_sketches(halves, inputs[first:end], input_bits[first:end], infinite[0, first:end])
             elif bit == _EMBEDDING:
-                for i in range(events):
-                    infinite[1, first + i] = not read_sketch(at + 64 * i, embeddings_at + ROW_BYTES * i)
+                halves = _halves(data, at - base, events)
+                read_sketches(
+                    halves, embeddings[first:end], embedding_bits[first:end], infinite[1, first:end]
+                )
             elif bit < _FIRST_FLOAT:
                 for i in range(events):
                     integers[bit - _FIRST_INTEGER, first + i] = np.int32(load4(at + 4 * i))
@@ -207,11 +211,17 @@ def _fill(
                     prefix_hash[first + i] = load8(at + 8 * i)
             at += sizes[bit] * events
         elif bit == _INPUT:
-            for i in range(events):
-                clear_sketch(inputs_at + ROW_BYTES * i)
+            inputs[first:end] = np.nan
         elif bit == _EMBEDDING:
-            for i in range(events):
-                clear_sketch(embeddings_at + ROW_BYTES * i)
+            embeddings[first:end] = np.nan
+
+
+@njit(inline="always")
+def _halves(data: Any, start: Any, events: Any) -> Any:
+    """Copy the float16 of some sketches, which may lie at an odd address: uint16 (events, 32)."""
+    return (
+        data[start : start + SKETCH_BYTES * events].copy().view(np.uint16).reshape(events, SKETCH_BYTES // 2)
+    )
 
 
 @njit(inline="always")

@@ -59,10 +59,25 @@ def _intern(
 
 def renumber(index: NDArray[np.int32], names: Names) -> tuple[NDArray[np.int32], Names]:
     """Return the same names by row, with equal names as one, in order of appearance."""
-    seen, first = np.unique(index, return_index=True)
+    order = np.empty(len(names), np.int32)
+    found = _appearances(index, order)
     new: dict[str, int] = {}
     numbers = np.full(len(names) + 1, ABSENT, np.int32)  # the last one stands for ABSENT
-    for old in seen[np.argsort(first)].tolist():
-        if old != ABSENT:
-            numbers[old] = new.setdefault(names[old], len(new))
+    for old in order[:found].tolist():
+        numbers[old] = new.setdefault(names[old], len(new))
     return numbers[index], tuple(new)
+
+
+@njit(cache=True, nogil=True)
+def _appearances(index: NDArray[np.int32], order: NDArray[np.int32]) -> int:
+    """Write the numbers of names in the order in which rows have them; return how many they are."""
+    seen, found = np.zeros(len(order), np.bool_), 0
+    for row in range(len(index)):
+        number = index[row]
+        if number != ABSENT and not seen[number]:
+            seen[number] = True
+            order[found] = number
+            found += 1
+            if found == len(order):
+                break
+    return found

@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from detectors.kernelcache import njit
-from sinks.serving.formats import FLOATS, INTEGERS, NAMES, RECORD_STRUCT, RECORD_VERSION, SKETCH_BYTES
+from sinks.serving.formats import (
+    ABSENT_SKETCH,
+    FLOATS,
+    INTEGERS,
+    NAMES,
+    RECORD_STRUCT,
+    RECORD_VERSION,
+    SKETCH_BYTES,
+)
 from streams.formats.base import size_fault
 from streams.formats.batches import Decoded
 from streams.formats.binary import EventColumns, NameTable, refuse
 from streams.formats.names import intern_names
-from streams.formats.sketches import ROW_BYTES, clear_sketch, read_sketch
+from streams.formats.sketches import read_sketches
 from streams.formats.words import float32_of, load8, swap8
 from streams.recordblock import VALUE_SIZE, VALUE_START
 
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
     from streams.recordblock import RecordBlock
 
 _FLAGS_AT, _KEY_AT, _TIME_AT, _PREFIX_AT, _INTEGERS_AT, _FLOATS_AT, _NAMES_AT = 1, 4, 20, 28, 36, 64, 80
+_ABSENT = np.frombuffer(ABSENT_SKETCH, np.uint64)[0]
 _FORM = f"$: expected a binary record of version {RECORD_VERSION}, exactly as long as its sizes say"
 
 
@@ -52,6 +61,7 @@ def decode_records(block: RecordBlock, limits: Limits) -> Decoded:
         columns.prefix_hash,
         columns.integers,
         columns.floats,
+        *columns.sketches,
         *(sketch.view(np.uint32) for sketch in columns.sketches),
         columns.infinite,
     )
@@ -76,12 +86,14 @@ def _fill(
     prefix_hash: NDArray[np.uint64],
     integers: NDArray[np.int32],
     floats: NDArray[np.float32],
-    inputs: NDArray[np.uint32],
-    embeddings: NDArray[np.uint32],
+    inputs: NDArray[np.float32],
+    embeddings: NDArray[np.float32],
+    input_bits: NDArray[np.uint32],
+    embedding_bits: NDArray[np.uint32],
     infinite: NDArray[np.bool_],
 ) -> None:
     base = np.int64(data.ctypes.data)
-    inputs_at, embeddings_at = np.int64(inputs.ctypes.data), np.int64(embeddings.ctypes.data)
+    words = np.full((2, len(starts), SKETCH_BYTES // 8), _ABSENT, np.uint64)
     for row in range(len(starts)):
         at = base + starts[row]
         head = load8(at)
@@ -95,12 +107,10 @@ def _fill(
         for place in range(len(FLOATS)):
             floats[place, row] = float32_of(load8(at + _FLOATS_AT + 4 * place))
         sketch = at + _NAMES_AT + 4
-        if flags & np.uint64(1):
-            infinite[0, row] = not read_sketch(sketch, inputs_at + ROW_BYTES * row)
-            sketch += SKETCH_BYTES
-        else:
-            clear_sketch(inputs_at + ROW_BYTES * row)
-        if flags & np.uint64(2):
-            infinite[1, row] = not read_sketch(sketch, embeddings_at + ROW_BYTES * row)
-        else:
-            clear_sketch(embeddings_at + ROW_BYTES * row)
+        for place in range(2):
+            if flags >> np.uint64(place) & np.uint64(1):
+                for group in range(SKETCH_BYTES // 8):
+                    words[place, row, group] = load8(sketch + 8 * group)
+                sketch += SKETCH_BYTES
+    read_sketches(words[0].view(np.uint16), inputs, input_bits, infinite[0])
+    read_sketches(words[1].view(np.uint16), embeddings, embedding_bits, infinite[1])

@@ -8,7 +8,7 @@ import numpy as np
 
 from detectors.batch import SKETCH_SIZE
 from detectors.kernelcache import njit
-from streams.formats.words import float_bits, load8, store4
+from streams.formats.words import load8
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,10 +18,9 @@ _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _NO_PAIR = np.uint64(0x1000)
 _PADDING = np.uint64(int.from_bytes(b"==", "little"))
 _ZEROS = np.uint64(int.from_bytes(b"AA", "little") << 48)
-_NAN = np.uint64(0x7FC00000)
-ROW_BYTES = 4 * SKETCH_SIZE
-_ABSENT = np.uint64(0x7E00)
-INFINITE = np.uint64(0x7C00)
+_ABSENT = np.uint16(0x7E00)
+_BIAS = np.float32(2.0**112)
+_INFINITE = np.uint16(0x7C00)
 """From here on a float16 without its sign is infinite or not a number."""
 
 
@@ -61,12 +60,11 @@ def _decode_base64(
     bits: NDArray[np.uint32],
 ) -> None:
     base = np.int64(data.ctypes.data)
+    halves = np.full((len(starts), SKETCH_SIZE), _ABSENT, np.uint16)
     for row in range(len(starts)):
         if starts[row] < 0 or not sure[row]:
-            for column in range(SKETCH_SIZE):
-                sketches[row, column] = np.nan
             continue
-        at, wrong, worst = base + starts[row], np.uint64(0), np.uint64(0)
+        at, wrong = base + starts[row], np.uint64(0)
         for group in range(11):  # of eight characters, six bytes, three numbers
             word, packed = load8(at + 8 * group), np.uint64(0)
             if group == 10:  # ends with padding
@@ -78,55 +76,60 @@ def _decode_base64(
                 packed = packed << np.uint64(12) | two
                 word >>= np.uint64(16)
             for number in range(3 if group < 10 else 2):
-                half = swap_bytes(packed >> np.uint64(32 - 16 * number))
-                worst = max(worst, half & np.uint64(0x7FFF))
-                bits[row, 3 * group + number] = half_to_single(half)
+                halves[row, 3 * group + number] = _swap_bytes(packed >> np.uint64(32 - 16 * number))
             if group == 10:
                 wrong |= packed & np.uint64(0xFFFF)  # bits that belong to no number
-        sure[row] = wrong == 0 and worst < INFINITE
+        sure[row] = wrong == 0 and halves[row, 0] != _ABSENT  # as text, an absent sketch is none at all
+    infinite = np.empty(len(starts), np.bool_)
+    read_sketches(halves, sketches, bits, infinite)
+    for row in range(len(starts)):
+        sure[row] &= not infinite[row]
 
 
-@njit(inline="always")
-def read_sketch(at: Any, to: Any) -> Any:
-    """Read 32 float16 from one address to 32 float32 at another; False if one is not finite.
+@njit(cache=True, nogil=True)
+def read_sketches(
+    halves: NDArray[np.uint16],
+    sketches: NDArray[np.float32],
+    bits: NDArray[np.uint32],
+    infinite: NDArray[np.bool_],
+) -> None:
+    """Write sketches (n, 32) from the bits of float16 (n, 32), and where one is not finite (n,).
 
-    What `sinks.serving.formats.ABSENT_SKETCH` says becomes a row of NaN and counts as finite.
+    What `sinks.serving.formats.ABSENT_SKETCH` says becomes a row of NaN and counts as finite. `bits` are
+    those of `sketches`.
     """
-    worst, least = np.uint64(0), np.uint64(0xFFFF)
-    for group in range(SKETCH_SIZE // 4):
-        word = load8(at + 8 * group)
-        for number in range(4):
-            half = word >> np.uint64(16 * number) & np.uint64(0xFFFF)
-            worst, least = max(worst, half & np.uint64(0x7FFF)), min(least, half)
-            store4(to + 4 * (4 * group + number), half_to_single(half))
-    if worst < INFINITE:
-        return True
-    clear_sketch(to)
-    return worst == _ABSENT and least == _ABSENT
+    infinite[:] = False
+    if _widen(halves.reshape(-1), sketches.reshape(-1), bits.reshape(-1)) < _INFINITE:
+        return
+    for row in range(len(halves)):
+        least, largest = np.uint16(0xFFFF), np.uint16(0)
+        for half in halves[row]:
+            least, largest = min(least, half), max(largest, np.uint16(half & np.uint16(0x7FFF)))
+        if largest >= _INFINITE:
+            sketches[row] = np.nan
+            infinite[row] = largest != _ABSENT or least != _ABSENT
+
+
+@njit(cache=True, nogil=True)
+def _widen(halves: NDArray[np.uint16], numbers: NDArray[np.float32], bits: NDArray[np.uint32]) -> Any:
+    """Write finite float16, given by their bits, as float32; return the largest bits without a sign.
+
+    The exponents' biases differ by 112. To multiply makes numbers of subnormal ones, too. Each loop does one
+    thing, to many numbers side by side.
+    """
+    largest = np.uint16(0)
+    for k in range(len(halves)):
+        magnitude = np.uint16(halves[k] & np.uint16(0x7FFF))
+        largest = max(largest, magnitude)
+        bits[k] = np.uint32(magnitude) << np.uint32(13)
+    for k in range(len(halves)):
+        numbers[k] *= _BIAS
+    for k in range(len(halves)):
+        bits[k] |= np.uint32(halves[k] & np.uint16(0x8000)) << np.uint32(16)
+    return largest
 
 
 @njit(inline="always")
-def clear_sketch(to: Any) -> None:
-    """Write 32 times "not a number"."""
-    for column in range(SKETCH_SIZE):
-        store4(to + 4 * column, _NAN)
-
-
-@njit(inline="always")
-def swap_bytes(word: Any) -> Any:
+def _swap_bytes(word: Any) -> Any:
     """Exchange the two lowest bytes; the others become 0."""
-    return (word >> np.uint64(8) & np.uint64(0xFF)) | (word & np.uint64(0xFF)) << np.uint64(8)
-
-
-@njit(inline="always")
-def half_to_single(half: Any) -> Any:
-    """Return the bits of the float32 that equals a finite float16, given by its bits."""
-    magnitude = half & np.uint64(0x7FFF)
-    sign = (half & np.uint64(0x8000)) << np.uint64(16)
-    if magnitude >= np.uint64(0x0400):  # exponents differ in bias by 112
-        return sign | ((magnitude << np.uint64(13)) + np.uint64(112 << 23))
-    if magnitude == 0:
-        return sign
-    # A subnormal number, a multiple of 2**-24: exact in float64, whose 52 bits become 23, its bias 127.
-    bits = float_bits(np.float64(magnitude) * 2.0**-24)
-    return sign | ((bits >> np.uint64(29)) - np.uint64((1023 - 127) << 23))
+    return np.uint16((word >> np.uint64(8) & np.uint64(0xFF)) | (word & np.uint64(0xFF)) << np.uint64(8))

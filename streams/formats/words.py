@@ -43,18 +43,6 @@ def load4(_context: Any, address: Any) -> Any:
 
 
 @intrinsic
-def store4(_context: Any, address: Any, word: Any) -> Any:
-    """Store the lower four bytes of a word at any address."""
-
-    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        place = builder.inttoptr(arguments[0], ir.IntType(32).as_pointer())
-        builder.store(builder.trunc(arguments[1], ir.IntType(32)), place, align=1)
-        return context.get_dummy_value()
-
-    return types.void(address, word), generate
-
-
-@intrinsic
 def load1(_context: Any, address: Any) -> Any:
     """Load a byte; same."""
 
