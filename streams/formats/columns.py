@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -92,8 +93,7 @@ def _place(
     magic, events, mask, names_bytes = COLUMNS_STRUCT.unpack_from(block.data.data, start)
     if magic != COLUMNS_MAGIC or not MIN_EVENTS <= events <= MAX_EVENTS or mask >> len(OPTIONAL):
         return None
-    per_event = _REQUIRED_BYTES + sum(_BYTES[bit] for bit in range(len(OPTIONAL)) if mask >> bit & 1)
-    if size != COLUMNS_STRUCT.size + names_bytes + events * per_event:
+    if size != COLUMNS_STRUCT.size + names_bytes + events * _event_bytes(mask):
         return None
     start += COLUMNS_STRUCT.size
     names = block.data[start : start + names_bytes].tobytes()
@@ -101,6 +101,12 @@ def _place(
         known[names] = _read_names(names, tables)
     maps = known[names]
     return None if maps is None else _Place(row, events, mask, start + names_bytes, maps)
+
+
+@lru_cache(maxsize=256)
+def _event_bytes(mask: int) -> int:
+    """Return what an event takes in the columns that a message has."""
+    return _REQUIRED_BYTES + sum(int(_BYTES[bit]) for bit in range(len(OPTIONAL)) if mask >> bit & 1)
 
 
 def _read_names(names: bytes, tables: Sequence[NameTable]) -> tuple[NDArray[np.int32], ...] | None:

@@ -31,6 +31,8 @@ from sinks.serving.formats import (
 from sinks.serving.sketch import encode_sketch
 from streams.bus.base import Message
 from streams.codec import EARLIEST_MS, decode_events
+from streams.formats.base import Limits
+from streams.formats.binary import EventColumns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 GOLDEN = Path(__file__).parent / "golden"
 NOW_MS = 1_763_900_000_000
 TOPIC = "events"
+LIMITS = Limits(now_ms=NOW_MS)
 
 names = st.text(
     st.characters(codec="utf-8", exclude_characters="\x7f", min_codepoint=0x20), min_size=1, max_size=50
@@ -200,6 +203,31 @@ def test_a_message_of_another_length_is_refused_as_a_whole(name: bytes) -> None:
         assert [(found.reason, found.row) for found in refused] == [("malformed", None)]
     assert decode(message(0, None, name))[1][0].reason == "empty"
     assert decode(message(0, bytes(2_000_000), name))[1][0].reason == "too_large"
+
+
+EDGES: dict[str, list[Any]] = {
+    "time_ms": [-(2**63), EARLIEST_MS - 1, EARLIEST_MS, LIMITS.latest_ms, LIMITS.latest_ms + 1, 2**63 - 1],
+    "prefix_hash": [0, 2**63 - 1, 2**63, 2**64 - 1],
+    "names": [-3, -2, -1, 0],
+    "integers": [-(2**31), -2, -1, 0, 1_000_000, 1_000_001, 2**31 - 1],
+    "floats": [np.nan, -np.inf, -0.0, -1e-9, 0.0, 1.0, 1.0000001, 100.0, 100.00001, np.inf],
+    "infinite": [False, True],
+}
+
+
+@pytest.mark.parametrize("column", EDGES)
+def test_a_quick_look_at_all_events_sees_whatever_the_careful_one_does(column: str) -> None:
+    columns = EventColumns(5)
+    columns.time_ms[:], columns.names[:] = EARLIEST_MS, 0
+    values = getattr(columns, column)
+    assert columns._is_good(LIMITS)
+    for place in np.ndindex(values.shape):
+        before = values[place]
+        for value in EDGES[column]:
+            values[place] = value
+            faults = any(bad.any() for bad, _ in columns._faults(LIMITS))
+            assert columns._is_good(LIMITS) != faults, (place, value)
+        values[place] = before
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones_named() -> None:
