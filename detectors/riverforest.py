@@ -80,7 +80,7 @@ class Forest:
     def rebuild(cls, arrays: Mapping[str, Array], model: int, seed: int) -> Forest:
         """Make a forest from its dump by learning its rows again."""
         scale, rows, recent = (arrays[f"{name}/{model}"] for name in ("scale", "rows", "recent"))
-        _, count, ranked = arrays[f"counts/{model}"].tolist()
+        _, count, ranked = arrays[f"counts/{model}"].tolist()[:3]
         known = (count - 1) % WINDOW + 1 + WINDOW * (count > WINDOW)
         fits = scale.shape[0] == 3 and rows.shape == (known, scale.shape[1]) and count >= 2 * WINDOW
         if not fits or not (np.isfinite(rows).all() and (scale[2] > scale[0]).all()):

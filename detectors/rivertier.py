@@ -57,15 +57,16 @@ SCORES = ("forest_rank", "regime_rank")
 """Columns of `RiverTier.score`: share of other keys' events that the forest finds less odd than this event,
 and the mean of that share since the key last changed."""
 
-SAMPLE_EVERY = 256
-"""One event in so many of keys not promoted is learned from, per model: learning one takes River longer than
-all signals take to score it."""
+SAMPLE_EVERY, LEARN_MS = 256, 1000
+"""One event in so many of keys not promoted is learned from, per model, but none this soon after the last:
+learning one takes River longer than all signals take to score it, and ways change with time, not load."""
 FULL_EVENTS, THIN_EVERY = 512, 64
 """A promoted key's first events are all scored, then one in 64: a flood must not stall the worker."""
 SETTLED_EVENTS = 16
 """Ranked events before a mean says anything."""
 MEMORY = 256
 """An adaptive window is rebuilt from the last 256 ranks whenever it has seen 512."""
+_NEVER_MS = -(2**62)
 
 
 class RiverTier:
@@ -92,6 +93,8 @@ class RiverTier:
         self._forests: dict[int, Forest] = {}
         self._passed = np.empty(0, np.int64)
         """By model: rows of keys not promoted so far; -1 where it has no forest."""
+        self._learned_ms = np.empty(0, np.int64)
+        """By model: the time of the event that was learned from last."""
         self._counted: tuple[Array, Array, Array] | None = None
 
     @property
@@ -122,11 +125,12 @@ class RiverTier:
         self._forests[model] = forest
         self._pass(model, max(self._passed[model], 0) if model < len(self._passed) else 0)
 
-    def _pass(self, model: int, count: int) -> None:
-        """Say how many rows of a model with a forest have passed."""
+    def _pass(self, model: int, count: int, learned_ms: int = _NEVER_MS) -> None:
+        """Say how many rows of a model with a forest have passed, and when the last was learned from."""
         missing = max(model + 1 - len(self._passed), 0)
         self._passed = np.append(self._passed, np.full(missing, -1))
-        self._passed[model] = count
+        self._learned_ms = np.append(self._learned_ms, np.full(missing, _NEVER_MS))
+        self._passed[model], self._learned_ms[model] = count, learned_ms
 
     def promote(self, slot: int, level: float, time_ms: int) -> int | None:
         """Give a slot a place, or its place a new level; return the slot that lost out, if one did.
@@ -173,7 +177,9 @@ class RiverTier:
         """
         out = np.full((len(slots), len(SCORES)), np.nan, np.float32)
         event, wanted = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.bool_)
-        _sort_out(slots, model, time_ms, features, *self._roll(), self._passed, event, wanted)
+        _sort_out(
+            slots, model, time_ms, features, *self._roll(), self._passed, self._learned_ms, event, wanted
+        )
         rows = wanted.nonzero()[0]
         if not len(rows):
             return out
@@ -234,7 +240,7 @@ class RiverTier:
             arrays[f"rows/{model}"] = np.array(forest.rows)
             arrays[f"recent/{model}"] = np.array([*forest.table, *forest.recent])
             arrays[f"counts/{model}"] = np.array(
-                [self._passed[model], forest.count, len(forest.table)], np.int64
+                [self._passed[model], forest.count, len(forest.table), self._learned_ms[model]], np.int64
             )
         return arrays
 
@@ -252,14 +258,15 @@ class RiverTier:
             places = {int(n[6:]): _Place.rebuild(a) for n, a in arrays.items() if n.startswith("place/")}
             models = [int(name[7:]) for name in arrays if name.startswith("counts/")]
             forests = {model: Forest.rebuild(arrays, model, self.seed + model) for model in models}
-            passed = {model: int(arrays[f"counts/{model}"][0]) for model in models}
+            passed = {model: arrays[f"counts/{model}"].tolist() for model in models}
             evicted = int(arrays["evicted"][0])
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"damaged dump of the River tier: {error!r}") from error
         self._places, self._forests, self.evicted = places, forests, evicted
         self._passed, self._counted = np.empty(0, np.int64), None
-        for model, count in passed.items():
-            self._pass(model, count)
+        self._learned_ms = np.empty(0, np.int64)
+        for model, (count, _, _, *learned_ms) in passed.items():  # older dumps do not say when
+            self._pass(model, count, *learned_ms)
         for slot in list(self.promoted)[: max(len(places) - self.max_keys, 0)]:
             self.demote(slot)
 
@@ -296,12 +303,14 @@ class _Place:
 @njit(cache=True, nogil=True)
 def _sort_out(
     slots: Array, model: Array, time_ms: Array, features: Array,
-    promoted: Array, count: Array, latest: Array, passed: Array, event: Array, wanted: Array,
+    promoted: Array, count: Array, latest: Array, passed: Array, learned_ms: Array,
+    event: Array, wanted: Array,
 ) -> None:  # fmt: skip
     """Count the events of promoted slots, and mark the rows to rank or, of other slots, to learn from.
 
-    `promoted` ascends; `count` and `latest` are by its places, `passed` by model; `event` (n,) gets the row's
-    number among its key's, 0 for other slots. Rows without a finite feature or a forest are left out.
+    `promoted` ascends; `count` and `latest` are by its places, `passed` and `learned_ms` by model; `event`
+    (n,) gets the row's number among its key's, 0 for other slots. Rows without a finite feature or a forest
+    are left out.
     """
     for row in range(len(slots)):
         if model[row] >= len(passed) or passed[model[row]] < 0:
@@ -319,7 +328,10 @@ def _sort_out(
             wanted[row] = count[place] <= FULL_EVENTS or count[place] % THIN_EVERY == 0
         else:
             passed[model[row]] += 1
-            wanted[row] = passed[model[row]] % SAMPLE_EVERY == 0
+            since_ms = abs(time_ms[row] - learned_ms[model[row]])
+            if passed[model[row]] % SAMPLE_EVERY == 0 and since_ms >= LEARN_MS:
+                learned_ms[model[row]] = time_ms[row]
+                wanted[row] = True
 
 
 def _window(ranks: list[float]) -> Any:

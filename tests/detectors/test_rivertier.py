@@ -46,7 +46,7 @@ def traffic(seed: int, count: int) -> Rows:
     features[rng.random(features.shape) < 0.02] = np.nan
     features[::50] = np.nan
     model = np.where(slots == 3, 1, np.where(slots == 9, 2, 0)).astype(np.int32)
-    return slots, model, np.arange(count, dtype=np.int64), features
+    return slots, model, 10 * np.arange(count, dtype=np.int64), features
 
 
 def score(tier: RiverTier, rows: Rows, edges: Sequence[int] = ()) -> Array:
@@ -156,6 +156,16 @@ def test_a_busy_key_is_thinned_out() -> None:
     scored = np.isfinite(score(tier, rows)[:, 0])
     assert scored[: rivertier.FULL_EVENTS].all()
     assert scored[rivertier.FULL_EVENTS :].mean() == pytest.approx(1 / rivertier.THIN_EVERY, rel=0.01)
+
+
+@pytest.mark.parametrize("per_s", [20, 20_000])
+def test_a_flood_teaches_no_faster_than_once_a_second(per_s: int) -> None:
+    tier, count = trained(), 100_000
+    time_ms = 1_763_900_000_000 + 1000 * np.arange(count) // per_s
+    known = tier.dump()["counts/0"][1]
+    score(tier, (np.full(count, 7), np.zeros(count, np.int32), time_ms, benign(6, count)))
+    learned = tier.dump()["counts/0"][1] - known
+    assert learned == min(count // rivertier.SAMPLE_EVERY, count // per_s)
 
 
 def test_few_reference_events_do_and_none_is_an_error() -> None:
