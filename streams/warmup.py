@@ -52,11 +52,15 @@ def warm_up(build: Callable[[Settings], Pipeline], settings: Settings) -> list[W
 
     pipeline = build(settings)
     done("references and policy")
-    blocks = list(_blocks(_models(settings)))
-    done("record batches")
-    for name, block in blocks:
-        pipeline.process(block)
+    events = list(_events(_models(settings)))
+    for name, encode in _FORMATS.items():
+        pipeline.process(encode(events))
         done(f"{name}, detection")
+    # To numba a single row is another kind of array.
+    for encode in _FORMATS.values():
+        for event in events[: len(_models(settings))]:
+            pipeline.process(encode([event]))
+    done("single events")
     if hasattr(pipeline, "dump_parts"):
         parts = dict(pipeline.dump_parts(changed_only=False))
         build(settings).restore_parts(parts)
@@ -67,16 +71,6 @@ def warm_up(build: Callable[[Settings], Pipeline], settings: Settings) -> list[W
 def _models(settings: Settings) -> list[str]:
     known = [] if settings.references_path is None else list(load_references(settings.references_path))
     return [*known, "warm-up"]
-
-
-def _blocks(models: Sequence[str]) -> Iterator[tuple[str, RecordBlock]]:
-    """Yield the same events in every format, with the name of the format."""
-    events = list(_events(models))
-    yield "JSON", _fetch([encode_event(event) for event in events], None)
-    yield "binary records", _fetch([encode_record(event) for event in events], RECORD)
-    yield "micro-batches", _fetch([encode_columns(events)], COLUMNS)
-    # To numba a single row is another kind of array.
-    yield "single events", _fetch([encode_event(event) for event in events[: len(models)]], None)
 
 
 def _events(models: Sequence[str]) -> Iterator[ServingEvent]:
@@ -117,3 +111,11 @@ def _fetch(values: Sequence[bytes], event_format: bytes | None) -> RecordBlock:
     if block is None:
         raise AssertionError("a batch of our own cannot be read: a defect of the program")
     return block
+
+
+_FORMATS: dict[str, Callable[[Sequence[ServingEvent]], RecordBlock]] = {
+    "JSON": lambda events: _fetch([encode_event(event) for event in events], None),
+    "binary records": lambda events: _fetch([encode_record(event) for event in events], RECORD),
+    "micro-batches": lambda events: _fetch([encode_columns(events)], COLUMNS),
+}
+"""The same events as a fetch brings them in every format."""

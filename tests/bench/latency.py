@@ -2,21 +2,23 @@
 
     python tests/bench/latency.py --rate 20000 --rate 50000 --seconds 30
 
-Honest recorded events of many keys run at the given rate through a real worker that may act; among them,
-fresh keys send recorded attacks, one message an event. A command names its alert, the alert the offset of the
-event that completed it, and the producer knows when it began to send that.
+Honest recorded events of many keys run at the given rate through a real worker that may act, in micro-batches
+of ten milliseconds, as serving processes send them; among them, fresh keys send recorded attacks, one message
+an event. A command names its alert, the alert the offset of the event that completed it, and the producer
+knows when it began to send that. Micro-batches are made before, so that the sender takes next to nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 import click
@@ -28,24 +30,29 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent / "throughput"))
-from bench_traffic import PARTITIONS, messages
+from bench_traffic import PARTITIONS, keyed
 
 import streams.samples
 from detectors.alert import Alert
 from detectors.batch import format_key_reference
 from sinks.records import Command
 from sinks.serving.event import encode_event
+from sinks.serving.formats import COLUMNS, FORMAT_HEADER, encode_columns
 from streams.cli import main as modelwarden
 from streams.localkafka import LocalKafka
 from streams.samples import load_sample
 from streams.topics import create_topics
 
+if TYPE_CHECKING:
+    from sinks.records import ServingEvent
+
+HEADERS = [(FORMAT_HEADER, COLUMNS)]
 BUCKETS_MS = (10, 20, 30, 50, 100, 200, 500, 1000)
 EVENTS_OF_ATTACK, STEP_S = 60, 0.02
-TICK_S = 0.005
+TICK_S, LINGER_S = 0.002, 0.010
 READY_S = 180
 BACKGROUND = 100_000
-"""Messages that are made; they are sent again and again."""
+"""Events that are made; they are sent again and again."""
 
 
 class Load(NamedTuple):
@@ -54,6 +61,27 @@ class Load(NamedTuple):
     wanted: int
     sent_per_s: float
     latencies_ms: list[float]
+
+
+class MicroBatch(NamedTuple):
+    """A message of the background."""
+
+    partition: int
+    events: int
+    value: bytes
+
+
+def make_background(rate: int) -> list[MicroBatch]:
+    """Make micro-batches as they come of so many events a second, in order."""
+    size = max(round(rate * LINGER_S / PARTITIONS), 1)
+    waiting: list[list[ServingEvent]] = [[] for _ in range(PARTITIONS)]
+    made = []
+    for partition, event in keyed(BACKGROUND):
+        waiting[partition].append(event)
+        if len(waiting[partition]) == size:
+            made.append(MicroBatch(partition, size, encode_columns(waiting[partition])))
+            waiting[partition] = []
+    return made
 
 
 class Bench:
@@ -134,18 +162,20 @@ class Bench:
                 self.sent_s[stored.partition, stored.offset] = start_s
                 await asyncio.sleep(STEP_S)
 
-    async def run(self, rate: int, seconds: float, background: list[Any], producer: Any) -> Load:
+    async def run(self, rate: int, seconds: float, producer: Any) -> Load:
         """Run one load; return the latencies of the commands that it caused."""
+        background = itertools.cycle(make_background(rate))
         before = set(self.commands)
         start_s = time.perf_counter()
         attacks = [asyncio.create_task(self.attack(producer, start_s + seconds)) for _ in range(8)]
         sent = 0
         while (now_s := time.perf_counter()) < start_s + seconds:
-            due = int((now_s - start_s) * rate)
-            for number in range(sent, due):
-                partition, key, value = background[number % len(background)]
-                await producer.send(f"{self.prefix}events", value, key=key, partition=partition)
-            sent = due
+            while sent < (now_s - start_s) * rate:
+                batch = next(background)
+                await producer.send(
+                    f"{self.prefix}events", batch.value, partition=batch.partition, headers=HEADERS
+                )
+                sent += batch.events
             await asyncio.sleep(TICK_S)
         await asyncio.gather(*attacks)
         await producer.flush()
@@ -191,7 +221,6 @@ def show(loads: list[Load]) -> None:
 async def measure(bench: Bench, rates: tuple[int, ...], seconds: float) -> list[Load]:
     """Run every load in turn on one worker."""
     worker = bench.start_worker()
-    background = list(messages(BACKGROUND, "json"))
     producer = AIOKafkaProducer(bootstrap_servers=bench.brokers, linger_ms=2, max_batch_size=65_536)
     watches: list[asyncio.Task[None]] = []
     try:
@@ -200,7 +229,7 @@ async def measure(bench: Bench, rates: tuple[int, ...], seconds: float) -> list[
         watches = [asyncio.create_task(bench.watch(name)) for name in ("alerts", "commands")]
         loads = []
         for rate in rates:
-            loads.append(await bench.run(rate, seconds, background, producer))
+            loads.append(await bench.run(rate, seconds, producer))
             print(f"{rate:,} events/s: {len(loads[-1].latencies_ms)} commands", file=sys.stderr)
         return loads
     finally:

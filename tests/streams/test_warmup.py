@@ -10,19 +10,18 @@ from pathlib import Path
 from numba.core.dispatcher import Dispatcher
 
 import streams.samples
-from sinks.serving.event import encode_event
 from streams.faustbatch import recordbatch
 from streams.formats import columns, headers, jsonscan, names, record, sketches
 from streams.pipeline import build_pipeline
 from streams.samples import load_sample
 from streams.settings import Settings
 from streams.traces import arrival_order
-from streams.warmup import _fetch, warm_up
+from streams.warmup import _FORMATS, warm_up
 
 
 def test_every_format_is_warm_afterwards() -> None:
     steps = warm_up(build_pipeline, Settings())
-    assert [step.step for step in steps][-2:] == ["single events, detection", "state"]
+    assert [step.step for step in steps][-2:] == ["single events", "state"]
     kernels = [
         recordbatch.read_records,
         recordbatch._read_headers,
@@ -56,19 +55,19 @@ def kernels() -> dict[str, int]:
 
 
 def show_cold_kernels() -> None:
-    """Warm up, run recorded traffic in chunks of all sizes, and print what was compiled for it."""
+    """Warm up, run recorded traffic in chunks of all sizes and formats; print what was compiled for it."""
     with_references = Settings(references_path=Path(str(streams.samples.__file__)).parent)
     warm_up(build_pipeline, with_references)
     warm = kernels()
     traces = load_sample()
-    encoded = [[encode_event(event) for event in trace.events()] for trace in traces]
-    events = [encoded[trace][row] for trace, row in zip(*arrival_order(traces), strict=True)]
+    made = [list(trace.events()) for trace in traces]
+    events = [made[trace][row] for trace, row in zip(*arrival_order(traces), strict=True)]
     draw = random.Random(1)  # noqa: S311 - sizes, not secrets
     for settings in (with_references, Settings()):
         pipeline, start = build_pipeline(settings), 0
         while start < len(events):
             size = draw.choice([1, 1, 2, 3, 50, 700])
-            pipeline.process(_fetch(events[start : start + size], None))
+            pipeline.process(draw.choice(list(_FORMATS.values()))(events[start : start + size]))
             start += size
         dict(pipeline.dump_parts(changed_only=True))
     cold = [name for name, kinds in kernels().items() if kinds != warm.get(name, 0)]
