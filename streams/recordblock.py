@@ -90,7 +90,8 @@ class RecordBlock(Sequence[Message]):
     def pick(self, rows: NDArray[np.intp]) -> RecordBlock:
         """Return the block of some records, by their rows, in rising order."""
         messages = None if self._messages is None else [self._messages[row] for row in rows.tolist()]
-        spans = self.spans[:, rows]
+        # In rows again: of another layout, kernels would be compiled anew, in a live worker.
+        spans = np.ascontiguousarray(self.spans[:, rows])
         return RecordBlock(
             self.topic, self.data, spans, last=self.last, faults=self.faults, messages=messages
         )

@@ -54,12 +54,12 @@ def warm_up(build: Callable[[Settings], Pipeline], settings: Settings) -> list[W
     done("references and policy")
     events = list(_events(_models(settings)))
     for name, encode in _FORMATS.items():
-        pipeline.process(encode(events))
+        pipeline.process(_fetch(encode(events)))
         done(f"{name}, detection")
     # To numba a single row is another kind of array.
     for encode in _FORMATS.values():
         for event in events[: len(_models(settings))]:
-            pipeline.process(encode([event]))
+            pipeline.process(_fetch(encode([event])))
     done("single events")
     if hasattr(pipeline, "dump_parts"):
         parts = dict(pipeline.dump_parts(changed_only=False))
@@ -93,8 +93,8 @@ def _events(models: Sequence[str]) -> Iterator[ServingEvent]:
             )
 
 
-def _fetch(values: Sequence[bytes], event_format: bytes | None) -> RecordBlock:
-    """Return messages as a fetch brings them."""
+def _fetch(messages: Sequence[tuple[bytes, bytes | None]]) -> RecordBlock:
+    """Return messages, with the formats that their headers name, as a fetch brings them."""
     builder = DefaultRecordBatchBuilder(
         magic=2,
         compression_type=0,
@@ -104,8 +104,8 @@ def _fetch(values: Sequence[bytes], event_format: bytes | None) -> RecordBlock:
         base_sequence=-1,
         batch_size=1 << 30,
     )
-    headers = [] if event_format is None else [(FORMAT_HEADER, event_format)]
-    for offset, value in enumerate(values):
+    for offset, (value, event_format) in enumerate(messages):
+        headers = [] if event_format is None else [(FORMAT_HEADER, event_format)]
         builder.append(offset, timestamp=_START_MS, key=b"k", value=value, headers=headers)
     block = unpack_fetch("warm-up", 0, bytes(builder.build()), 0).block
     if block is None:
@@ -113,9 +113,9 @@ def _fetch(values: Sequence[bytes], event_format: bytes | None) -> RecordBlock:
     return block
 
 
-_FORMATS: dict[str, Callable[[Sequence[ServingEvent]], RecordBlock]] = {
-    "JSON": lambda events: _fetch([encode_event(event) for event in events], None),
-    "binary records": lambda events: _fetch([encode_record(event) for event in events], RECORD),
-    "micro-batches": lambda events: _fetch([encode_columns(events)], COLUMNS),
+_FORMATS: dict[str, Callable[[Sequence[ServingEvent]], list[tuple[bytes, bytes | None]]]] = {
+    "JSON": lambda events: [(encode_event(event), None) for event in events],
+    "binary records": lambda events: [(encode_record(event), RECORD) for event in events],
+    "micro-batches": lambda events: [(encode_columns(events), COLUMNS)],
 }
-"""The same events as a fetch brings them in every format."""
+"""Messages of the same events in every format, and what their headers say."""

@@ -16,7 +16,7 @@ from streams.pipeline import build_pipeline
 from streams.samples import load_sample
 from streams.settings import Settings
 from streams.traces import arrival_order
-from streams.warmup import _FORMATS, warm_up
+from streams.warmup import _FORMATS, _fetch, warm_up
 
 
 def test_every_format_is_warm_afterwards() -> None:
@@ -67,8 +67,12 @@ def show_cold_kernels() -> None:
         pipeline, start = build_pipeline(settings), 0
         while start < len(events):
             size = draw.choice([1, 1, 2, 3, 50, 700])
-            pipeline.process(draw.choice(list(_FORMATS.values()))(events[start : start + size]))
-            start += size
+            messages = []
+            for _ in range(draw.choice([1, 1, 2])):  # of which more than one format may be in a chunk
+                encode = draw.choice(list(_FORMATS.values()))
+                messages += encode(events[start : start + size] or events[-1:])
+                start += size
+            pipeline.process(_fetch(messages))
         dict(pipeline.dump_parts(changed_only=True))
     cold = [name for name, kinds in kernels().items() if kinds != warm.get(name, 0)]
     sys.stdout.write(" ".join(cold) or "nothing")
