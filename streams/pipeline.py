@@ -26,6 +26,7 @@ from streams.clock import SystemClock
 from streams.codec import decode_events
 from streams.deadletter import DeadLetterLimit
 from streams.errors import SettingsError, SigningError, StateVersionError
+from streams.recordblock import topic_of
 from streams.samples import load_references as load_shipped_references
 from streams.trust import trusted_keys
 
@@ -142,7 +143,7 @@ class Pipeline:
             now_ms = self._clock.now_ms()
         batch, rejections = decode_events(
             messages,
-            messages[0].topic,
+            topic_of(messages),
             now_ms=now_ms,
             max_ahead_ms=1000 * self._settings.max_ahead_s,
             max_bytes=self._settings.max_message_bytes,

@@ -154,6 +154,16 @@ class RecordBlock(Sequence[Message]):
             shift += 7
 
 
+def topic_of(records: Sequence[Message]) -> str:
+    """Return the topic of some records, at least one, without making a message of any."""
+    return records.topic if isinstance(records, RecordBlock) else records[0].topic
+
+
+def first_time_ms(records: Sequence[Message]) -> int:
+    """Return the time of the first record, same."""
+    return int(records.spans[TIME_MS, 0]) if isinstance(records, RecordBlock) else records[0].time_ms
+
+
 def pack_messages(messages: Sequence[Message], topic: str) -> RecordBlock:
     """Return messages, at least one, as a block; their headers as they are on the wire."""
     pieces: list[bytes] = []

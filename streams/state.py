@@ -35,6 +35,7 @@ from streams.learned import share_learned
 from streams.metrics import Lag
 from streams.outputs import list_outputs
 from streams.partitionstate import PartitionState, check_fences
+from streams.recordblock import first_time_ms
 from streams.recovery import committed_offsets, count_partitions, log_bounds, run_few
 from streams.snapshot import Shelf, SnapshotMeta, next_generation
 from streams.statestore import take_dump
@@ -172,7 +173,7 @@ class FencedState:
             self._tracer.tell(outputs, f"{chunk.tp.topic}/{chunk.tp.partition}/{chunk.last}", started_ns)
             yield list(list_outputs(outputs))
         if messages and chunk.tp.topic == self.events_topic:
-            self._metrics.observe_latency(messages[0].time_ms)
+            self._metrics.observe_latency(first_time_ms(messages))
         state.fences[chunk.tp.topic] = chunk.last
         state.whole = True
         state.note_change()

@@ -43,7 +43,7 @@ _MOST_FLOAT = np.array([_LIMITS[name] for name in FLOATS], np.float32)
 
 
 class EventColumns:
-    """Columns of n events as they are filled, before they are checked.
+    """Columns of n events as they are filled, all of every column, before they are checked.
 
     Parameters
     ----------
@@ -53,18 +53,18 @@ class EventColumns:
 
     def __init__(self, n: int) -> None:
         self.message = np.empty(n, np.int64)
-        self.row = np.full(n, -1, np.int64)
+        self.row = np.empty(n, np.int64)
         """Which event of its message, -1 where it is the only one."""
         self.key = np.empty((n, 2), np.uint64)
         self.key_epoch = np.empty(n, np.uint16)
         self.time_ms = np.empty(n, np.int64)
-        self.prefix_hash = np.zeros(n, np.uint64)
-        self.integers = np.full((len(INTEGERS), n), ABSENT, np.int32)
-        self.floats = np.full((len(FLOATS), n), np.nan, np.float32)
-        self.names = np.full((len(NAMES), n), ABSENT, np.int32)
+        self.prefix_hash = np.empty(n, np.uint64)
+        self.integers = np.empty((len(INTEGERS), n), np.int32)
+        self.floats = np.empty((len(FLOATS), n), np.float32)
+        self.names = np.empty((len(NAMES), n), np.int32)
         """By the numbers of `NameTable`."""
         self.sketches = [np.empty((n, SKETCH_SIZE), np.float32) for _ in SKETCHES]
-        self.infinite = np.zeros((len(SKETCHES), n), np.bool_)
+        self.infinite = np.empty((len(SKETCHES), n), np.bool_)
         """Where a sketch holds a number that is not finite."""
 
     def finish(self, block: RecordBlock, names: list[NameTable], limits: Limits) -> Decoded:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from detectors.batch import ABSENT
 from detectors.kernelcache import njit
 from sinks.serving.formats import (
     ABSENT_NAME,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from streams.recordblock import RecordBlock
 
 _FORM = f"$: expected a micro-batch ({COLUMNS_MAGIC.decode()}), exactly as long as its header says"
+_NAN_BITS = np.float32(np.nan).view(np.int32)
 _REQUIRED_BYTES = 16 + 2 + 8 + 2
 _BYTES = np.array(
     [2, 2, *(SKETCH_BYTES for _ in SKETCHES), *(4 for _ in INTEGERS), *(4 for _ in FLOATS), 8], np.int64
@@ -216,10 +218,18 @@ def _fill(
                 for i in range(events):
                     prefix_hash[first + i] = load8(at + 8 * i)
             at += sizes[bit] * events
+        elif bit < _INPUT:
+            names[1 + bit, first:end] = ABSENT
         elif bit == _INPUT:
-            inputs[first:end] = np.nan
+            inputs[first:end], infinite[0, first:end] = np.nan, False
         elif bit == _EMBEDDING:
-            embeddings[first:end] = np.nan
+            embeddings[first:end], infinite[1, first:end] = np.nan, False
+        elif bit < _FIRST_FLOAT:
+            integers[bit - _FIRST_INTEGER, first:end] = ABSENT
+        elif bit < _PREFIX:
+            floats[bit - _FIRST_FLOAT, first:end] = _NAN_BITS
+        else:
+            prefix_hash[first:end] = 0
 
 
 @njit(inline="always")

@@ -61,6 +61,8 @@ def renumber(index: NDArray[np.int32], names: Names) -> tuple[NDArray[np.int32],
     """Return the same names by row, with equal names as one, in order of appearance."""
     order = np.empty(len(names), np.int32)
     found = _appearances(index, order)
+    if found == len(names) == len(set(names)) and (order == np.arange(found)).all():
+        return index, names
     new: dict[str, int] = {}
     numbers = np.full(len(names) + 1, ABSENT, np.int32)  # the last one stands for ABSENT
     for old in order[:found].tolist():

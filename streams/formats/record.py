@@ -51,7 +51,7 @@ def decode_records(block: RecordBlock, limits: Limits) -> Decoded:
     ]
     rows = np.flatnonzero(formed)
     columns, tables = EventColumns(len(rows)), [NameTable() for _ in NAMES]
-    columns.message[:] = rows
+    columns.message[:], columns.row[:] = rows, -1
     _fill(
         block.data,
         starts[rows],

@@ -20,6 +20,8 @@ _PADDING = np.uint64(int.from_bytes(b"==", "little"))
 _ZEROS = np.uint64(int.from_bytes(b"AA", "little") << 48)
 _ABSENT = np.uint16(0x7E00)
 _BIAS = np.float32(2.0**112)
+_NEAR = 2048
+"""Numbers at once: they stay in the nearest cache from one loop to the next."""
 _INFINITE = np.uint16(0x7C00)
 """From here on a float16 without its sign is infinite or not a number."""
 
@@ -99,7 +101,12 @@ def read_sketches(
     those of `sketches`.
     """
     infinite[:] = False
-    if _widen(halves.reshape(-1), sketches.reshape(-1), bits.reshape(-1)) < _INFINITE:
+    flat, numbers, words = halves.reshape(-1), sketches.reshape(-1), bits.reshape(-1)
+    worst = np.uint16(0)
+    for start in range(0, len(flat), _NEAR):
+        end = start + _NEAR
+        worst = max(worst, _widen(flat[start:end], numbers[start:end], words[start:end]))
+    if worst < _INFINITE:
         return
     for row in range(len(halves)):
         least, largest = np.uint16(0xFFFF), np.uint16(0)

@@ -15,6 +15,7 @@ from streams.app import build_app, run_worker
 from streams.codec import decode_events
 from streams.logs import setup_logs
 from streams.pipeline import Outputs, build_pipeline
+from streams.recordblock import topic_of
 from streams.settings import LogSettings, Settings
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def count_events(pipeline: Any, meter: Meter) -> Any:
 
     def counted(messages: Sequence[Message], now_ms: int | None = None) -> Outputs:
         outputs = process(messages, now_ms)
-        if messages[0].topic != "warm-up":
+        if topic_of(messages) != "warm-up":
             meter.end(outputs.events)
         return outputs
 
@@ -42,7 +43,7 @@ def decode_only(pipeline: Pipeline) -> Any:
     """Leave out detection and policy: messages to columns, and no further."""
 
     def process(messages: Sequence[Message], _now_ms: int | None = None) -> Outputs:
-        batch, rejections = decode_events(messages, messages[0].topic)
+        batch, rejections = decode_events(messages, topic_of(messages))
         return Outputs(events=0 if batch is None else len(batch), rejections=rejections)
 
     pipeline.process = process  # type: ignore[method-assign, assignment]

@@ -218,7 +218,8 @@ EDGES: dict[str, list[Any]] = {
 @pytest.mark.parametrize("column", EDGES)
 def test_a_quick_look_at_all_events_sees_whatever_the_careful_one_does(column: str) -> None:
     columns = EventColumns(5)
-    columns.time_ms[:], columns.names[:] = EARLIEST_MS, 0
+    columns.time_ms[:], columns.names[:], columns.prefix_hash[:] = EARLIEST_MS, 0, 0
+    columns.integers[:], columns.floats[:], columns.infinite[:] = -1, np.nan, False
     values = getattr(columns, column)
     assert columns._is_good(LIMITS)
     for place in np.ndindex(values.shape):
