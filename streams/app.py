@@ -8,6 +8,7 @@ offsets are fenced (`streams.state`).
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from functools import partial
@@ -123,6 +124,9 @@ class WorkerApp(faust.App):
             require_topics, settings.kafka, security=settings.kafka_security, prefix=settings.topic_prefix
         )
         await asyncio.to_thread(warm_up, self.build, settings)
+        # What is loaded by now stays. To go through it again would hold the worker up, now and then.
+        gc.collect()
+        gc.freeze()
         await self.outputs.start()
         await self.store.start()
         policy = await self.policies.catch_up()
