@@ -222,7 +222,7 @@ def fit_events(sample: Sample, trim_ratio: float = TRIM_RATIO) -> EventReference
         familiar_start=np.zeros(len(classes) + 2, np.int64),
         familiar_distance=blank,
     )
-    tables = [_table(column) for column in distances(draft, inputs, embeddings, sample.predicted_class)]
+    tables = [_table(column) for column in distances(draft, inputs, embeddings, sample.predicted_class).T]
     return replace(draft, distance_table=tables[0], embedding_table=tables[1], overall_table=tables[2])
 
 

@@ -79,10 +79,12 @@ def _read(z: float, knots: Array, surprise: Array, slopes: Array) -> Any:
 
 @njit(cache=True, nogil=True)
 def surprises(
-    z: Array, family_of: Array, group_of: Array, knots: Array, table: Array, slope: Array,
+    z: Array, family_of: Array, group_of: Array, knots: Array, table: Array, slope: Array, limit: float,
     by_statistic: Array, by_family: Array, overall: Array,
 ) -> None:  # fmt: skip
     """Turn z-values (n, S) into surprises per statistic (n, S), per family (n, F) and overall (n,).
+
+    No surprise is more than `limit`.
 
     A family's is the largest of its statistics'. A group's largest is read in the group's own lifetime tail
     (rows after the statistics), so that many statistics do not mean many alarms; the overall one is the
@@ -98,14 +100,15 @@ def surprises(
             value = np.float32(0)
             if z[i, s] > floor[s]:
                 value = _read(z[i, s], knots[s], table[s], slopes[s])
-                by_family[i, family_of[s]] = max(by_family[i, family_of[s]], value)
+                by_family[i, family_of[s]] = max(by_family[i, family_of[s]], min(value, limit))
                 largest[group_of[s]] = max(largest[group_of[s]], value)
-            by_statistic[i, s] = value
+            by_statistic[i, s] = min(value, limit)
         overall[i] = 0
         for g in range(len(largest)):
             row = statistics + g
             if largest[g] > floor[row]:
                 overall[i] = max(overall[i], _read(largest[g], knots[row], table[row], slopes[row]))
+        overall[i] = min(overall[i], limit)
 
 
 @njit(cache=True, nogil=True)
@@ -144,6 +147,33 @@ def repeat_levels(
                     out[i] = k + 1
         if out[i] > 0:
             told_ms[slot] = time_ms[i]
+
+
+@njit(cache=True, nogil=True)
+def note_levels(
+    overall: Array, e_detector: Array, slots: Array, time_ms: Array, thresholds: Array, again_ms: int,
+    promotion_surprise: float, promotion_e: float,
+    level: Array, told_ms: Array, peak: Array, promoted: Array,
+    levels: Array, strength: Array, promotions: Array,
+) -> None:  # fmt: skip
+    """Find the rows at which a key reaches a level or is told of again, and those that promote it.
+
+    Surprises `overall` (n,) raise `level` (`raise_levels`, `repeat_levels`) and are kept in `peak`. A key is
+    promoted by its `strength` (n,): its surprise, or `promotion_surprise` if that is more and one of its
+    e-detectors (n, E), in log10, has reached `promotion_e`. `levels` and `promotions` (n,) get what is new.
+    `level`, `told_ms`, `peak` and `promoted` (capacity,) are slabs.
+    """
+    raise_levels(overall, slots, thresholds, level, levels)
+    repeat_levels(overall, slots, time_ms, thresholds, again_ms, level, told_ms, levels)
+    for i in range(len(slots)):
+        peak[slots[i]] = max(peak[slots[i]], overall[i])
+        strength[i] = overall[i]
+        for k in range(e_detector.shape[1]):
+            if e_detector[i, k] >= promotion_e:
+                strength[i] = max(strength[i], promotion_surprise)
+        promotions[i] = strength[i] >= promotion_surprise and promoted[slots[i]] == 0
+        if promotions[i]:
+            promoted[slots[i]] = 1
 
 
 @njit(cache=True, nogil=True)

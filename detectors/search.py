@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from detectors.base import Array
 
 _CELLS = 2048
+_FEW = 256
+"""Values for which it is not worth while to cut the range in cells."""
 
 
 @njit(cache=True, nogil=True)
@@ -23,6 +25,10 @@ def count_below(values: Array, table: Array, out: Array) -> None:
     so this is exact. `values` and `table` are float32; `out` is uint32 (n,).
     """
     count = len(table)
+    if len(values) < _FEW:
+        for i in range(len(values)):
+            out[i] = 0 if np.isnan(values[i]) else _first_not_below(table, values[i], 0, count)
+        return
     low = table[0] if count else np.float32(0)
     span = table[-1] - low if count else np.float32(0)
     scale = np.float32(_CELLS - 1) / span if span > 0 else np.float32(0)
@@ -37,14 +43,19 @@ def count_below(values: Array, table: Array, out: Array) -> None:
             out[i] = 0
             continue
         cell = _cell(value, low, scale)
-        begin, end = np.int64(first[cell]), np.int64(first[cell + 1])
-        while begin < end:
-            middle = (begin + end) >> 1
-            if table[middle] < value:
-                begin = middle + 1
-            else:
-                end = middle
-        out[i] = begin
+        out[i] = _first_not_below(table, value, np.int64(first[cell]), np.int64(first[cell + 1]))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _first_not_below(table: Array, value: float, begin: int, end: int) -> int:
+    """Return the place of the first entry from `begin` to `end` that is not less than a value."""
+    while begin < end:
+        middle = (begin + end) >> 1
+        if table[middle] < value:
+            begin = middle + 1
+        else:
+            end = middle
+    return begin
 
 
 @njit(cache=True, nogil=True, inline="always")

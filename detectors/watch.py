@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from detectors.budget import BUDGET_FIELDS, Budget
-from detectors.keylevel import note_peaks, raise_levels, repeat_levels, standardise, surprises
+from detectors.keylevel import note_levels, note_peaks, standardise, surprises
 from detectors.secondopinion import PROMOTION_LOG10_E, PROMOTION_SURPRISE
 from detectors.statistics import FAMILIES, FAMILY_OF, GROUP_OF, HORIZONS, STATISTICS
 from detectors.track import TRACK_FIELDS, Track
@@ -51,8 +51,6 @@ WATCH_FIELDS: Fields = {
 }
 """Slabs of a watched key: its track, its largest z-values, the level it reached and when that was last told,
 whether it was promoted to River's tier, its largest surprise, what it holds of the model."""
-
-_PROMOTION = np.array([PROMOTION_SURPRISE])
 
 
 class Reached(NamedTuple):
@@ -116,15 +114,14 @@ class Watch:
         """Score the rows, in order; find those at which a key reached or still stands at a level, or rose."""
         progress = self._track.advance(batch, slots, slabs)
         verdict = compare(progress, self.reference.key, slots, slabs)
-        levels = np.empty(len(batch), np.uint8)
-        raise_levels(verdict.overall, slots, THRESHOLDS, slabs["level"], levels)
-        told = slabs["level"], slabs["level_told_ms"]
-        repeat_levels(verdict.overall, slots, batch.time_ms, THRESHOLDS, AGAIN_MS, *told, levels)
-        np.maximum.at(slabs["surprise_peak"], slots, verdict.overall)
-        promoted = np.empty(len(batch), np.uint8)
-        bet_on = (progress.e_detector >= PROMOTION_LOG10_E).any(axis=1)
-        strength = np.where(bet_on, np.maximum(verdict.overall, PROMOTION_SURPRISE), verdict.overall)
-        raise_levels(strength, slots, _PROMOTION, slabs["promoted"], promoted)
+        levels, promoted = np.empty(len(batch), np.uint8), np.empty(len(batch), np.uint8)
+        strength = np.empty(len(batch), np.float32)
+        note_levels(
+            verdict.overall, progress.e_detector, slots, batch.time_ms, THRESHOLDS, AGAIN_MS,
+            PROMOTION_SURPRISE, PROMOTION_LOG10_E,
+            slabs["level"], slabs["level_told_ms"], slabs["surprise_peak"], slabs["promoted"],
+            levels, strength, promoted,
+        )  # fmt: skip
         rows = (levels | promoted).nonzero()[0].tolist()
         account = self._budget and self._budget.process(progress.spread, batch.time_ms, slots, slabs)
         reached = [
@@ -171,8 +168,6 @@ def read_tails(z: NDArray[np.float32], key: KeyReference) -> Verdict:
         np.empty(rows, np.float32),
     )
     tables = key.tail_knots, key.tail_surprise, key.tail_slope
-    surprises(z, FAMILY_OF, GROUP_OF, *tables, *verdict)
     limit = np.float32(log(EXTRAPOLATION_LIMIT * float(key.key_count[0])))
-    for column in verdict:
-        np.minimum(column, limit, out=column)
+    surprises(z, FAMILY_OF, GROUP_OF, *tables, limit, *verdict)
     return verdict

@@ -46,10 +46,7 @@ class OutOfDistribution:
 
     def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:  # noqa: ARG002 - the contract; this signal keeps no state
         """Score each row: float32 (n, 3); NaN where the sketch is absent."""
-        return np.stack(
-            distances(self._reference, batch.input_sketch, batch.embedding_sketch, batch.predicted_class),
-            axis=1,
-        )
+        return distances(self._reference, batch.input_sketch, batch.embedding_sketch, batch.predicted_class)
 
 
 def distances(
@@ -57,20 +54,28 @@ def distances(
     inputs: NDArray[np.float32],
     embeddings: NDArray[np.float32],
     predicted: NDArray[np.int32],
-) -> list[NDArray[np.float32]]:
-    """Return the three scores of n events, (n,) each: sketches (n, 32), predicted classes (n,)."""
-    row = class_rows(predicted, reference.classes)
-    last = np.full(len(row), len(reference.classes))
-    out = []
-    for sketch, centre_row, centres, whitening in (
-        (inputs, row, reference.input_centres, reference.input_whitening),
-        (embeddings, row, reference.embedding_centres, reference.embedding_whitening),
-        (inputs, last, reference.input_centres, reference.overall_whitening),
-    ):
-        distance = np.empty(len(row), np.float32)
-        _mahalanobis(sketch, centre_row, centres, whitening, distance)
-        out.append(distance)
+) -> NDArray[np.float32]:
+    """Return the three scores of n events, (n, 3): sketches (n, 32), predicted classes (n,)."""
+    out = np.empty((len(inputs), 3), np.float32)
+    _distances(
+        inputs, embeddings, predicted, reference.classes,
+        reference.input_centres, reference.input_whitening,
+        reference.embedding_centres, reference.embedding_whitening, reference.overall_whitening, out,
+    )  # fmt: skip
     return out
+
+
+@njit(cache=True, nogil=True)
+def _distances(
+    inputs: Array, embeddings: Array, predicted: Array, classes: Array,
+    input_centres: Array, input_whitening: Array,
+    embedding_centres: Array, embedding_whitening: Array, overall_whitening: Array, out: Array,
+) -> None:  # fmt: skip
+    row, last = np.empty(len(predicted), np.int64), np.full(len(predicted), len(classes))
+    _class_rows(predicted, classes, row)
+    _mahalanobis(inputs, row, input_centres, input_whitening, out[:, 0])
+    _mahalanobis(embeddings, row, embedding_centres, embedding_whitening, out[:, 1])
+    _mahalanobis(inputs, last, input_centres, overall_whitening, out[:, 2])
 
 
 def class_rows(predicted: NDArray[np.int32], classes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -165,7 +165,7 @@ def river_on(honest: Sequence[EventBatch]) -> Callable[[EventBatch], int | None]
 
 def plain_p(batch: EventBatch, event: EventReference) -> Array:
     """Return the p-values of input distance and hardness, float32 (n, 2)."""
-    far = distances(event, batch.input_sketch, batch.embedding_sketch, batch.predicted_class)[0]
+    far = distances(event, batch.input_sketch, batch.embedding_sketch, batch.predicted_class)[:, 0]
     tables = event.distance_table, event.hardness_table
     one = np.ones(len(batch), np.float32)
     scores = far, 1 - batch.margin

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from traffic import MODEL, honest
 
 from detectors.calibration import fit_reference
-from detectors.keylevel import MINIMUM_MASS, raise_levels, repeat_levels, standardise
+from detectors.keylevel import MINIMUM_MASS, note_levels, raise_levels, repeat_levels, standardise
+from detectors.search import count_below
 from detectors.slabs import make_slabs
 from detectors.statistics import (
     FAMILIES,
@@ -151,3 +152,46 @@ def test_values_weights_and_bets_equal_plain_python(seed: int, count: int, table
 def test_every_statistic_belongs_to_a_family_that_is_reported() -> None:
     assert {s.value.family for s in STATISTICS} == set(FAMILIES)
     assert [FAMILIES[f] for f in FAMILY_OF] == [s.value.family for s in STATISTICS]
+
+
+@given(seed=st.integers(0, 2**32), count=st.sampled_from([1, 40, 255, 256, 3000]), size=st.integers(0, 60))
+def test_values_are_counted_below_as_numpy_does(seed: int, count: int, size: int) -> None:
+    """Few and many are looked up in different ways."""
+    rng = np.random.default_rng(seed)
+    table = np.sort(rng.choice([rng.standard_normal(), 0.0, 1.0, *rng.standard_normal(9)], size)).astype("f4")
+    odd = np.array([np.nan, np.inf, -np.inf, *table], np.float32)
+    values = np.where(rng.random(count) < 0.5, rng.choice(odd, count), rng.standard_normal(count)).astype(
+        "f4"
+    )
+    found = np.empty(count, np.uint32)
+    count_below(values, table, found)
+    expected = np.where(np.isnan(values), 0, np.searchsorted(table, values, "left"))
+    np.testing.assert_array_equal(found, expected)
+
+
+@given(seed=st.integers(0, 2**32))
+def test_a_key_is_promoted_once_by_its_surprise_or_a_bet(seed: int) -> None:
+    rng, n = np.random.default_rng(seed), 120
+    slots, time_ms = rng.integers(0, 5, n), np.cumsum(rng.integers(0, 60, n))
+    overall = rng.choice([0.0, 2.0, 3.9, 4.0, 7.0], n).astype(np.float32)
+    e_detector = rng.choice([np.nan, 0.0, 5.9, 6.0, 9.0], (n, 2), p=[0.3, 0.3, 0.3, 0.05, 0.05]).astype("f4")
+    thresholds = np.array([4.6, 6.9], np.float32)
+    level, told_ms, peak, promoted = (np.zeros(5, kind) for kind in ("u1", "i8", "f4", "u1"))
+    levels, strength, promotions = (np.empty(n, kind) for kind in ("u1", "f4", "u1"))
+    note_levels(
+        overall, e_detector, slots, time_ms, thresholds, 1000, np.float32(3.95), np.float32(6.0),
+        level, told_ms, peak, promoted, levels, strength, promotions,
+    )  # fmt: skip
+    parts, alone, told_alone = np.empty(n, "u1"), np.zeros(5, "u1"), np.zeros(5, "i8")
+    raise_levels(overall, slots, thresholds, alone, parts)
+    repeat_levels(overall, slots, time_ms, thresholds, 1000, alone, told_alone, parts)
+    np.testing.assert_array_equal(levels, parts)
+    np.testing.assert_array_equal((level, told_ms), (alone, told_alone))
+    seen: set[int] = set()
+    for row, slot in enumerate(slots.tolist()):
+        bet_on = bool((e_detector[row] >= 6).any())
+        assert strength[row] == (max(overall[row], np.float32(3.95)) if bet_on else overall[row])
+        assert promotions[row] == (strength[row] >= np.float32(3.95) and slot not in seen)
+        seen |= {slot} if promotions[row] else set()
+    assert promoted.tolist() == [slot in seen for slot in range(5)]
+    assert peak.tolist() == [max([0.0, *overall[slots == slot].tolist()]) for slot in range(5)]
