@@ -19,7 +19,7 @@ import numpy as np
 
 from detectors.kernelcache import njit
 from detectors.memory import reserve
-from detectors.prefetch import prefetch
+from detectors.prefetch import ROWS_AHEAD, prefetch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -264,6 +264,7 @@ def _probe(index: Array, entities: Array, entity: Array) -> Any:
 
 @njit(inline="always")
 def _home(index: Array, entity: Array) -> Any:
+    """Return the place in the index where an entity stands unless another does."""
     return np.int64((_hash(entity) >> np.uint64(32)) & np.uint64(len(index) - 1))
 
 
@@ -295,7 +296,8 @@ def _mark(
     missing = 0
     last = len(wanted) - 1
     for row in range(len(wanted)):
-        far, near = wanted[min(row + 16, last)], wanted[min(row + 8, last)]
+        # First the place in the index; when that is here, what it points to.
+        far, near = wanted[min(row + 2 * ROWS_AHEAD, last)], wanted[min(row + ROWS_AHEAD, last)]
         prefetch(index, _home(index, far))
         ahead = max(_slot_at(index, _home(index, near)), 0)
         prefetch(entities, ahead)

@@ -1,7 +1,7 @@
 """Ask for memory ahead of its use, so that work on one key hides the way to the next one's.
 
 Keys lie far apart and come in no order that the hardware could guess, but what the next rows of a batch need
-is known. Measured on 20,000 keys: a tenth less CPU an event.
+is known. It gains where keys are many; a key that asks all the time is near already.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from detectors.kernelcache import njit
 if TYPE_CHECKING:
     from detectors.base import Array
 
-__all__ = ["CACHE_LINE_BYTES", "prefetch", "slot_ahead"]
+__all__ = ["CACHE_LINE_BYTES", "ROWS_AHEAD", "prefetch", "slot_ahead"]
 
 CACHE_LINE_BYTES = 64
 """Of the machines that Modelwarden is likely to run on; another size costs time, nothing else."""
-_ROWS_AHEAD = 8
+ROWS_AHEAD = 8
 """The work on so many takes longer than a line takes to come from main memory."""
 
 
 @njit(cache=True, nogil=True, inline="always")
 def slot_ahead(slots: Array, row: int) -> Any:
     """Return the slot that is needed some rows later."""
-    return slots[min(row + _ROWS_AHEAD, len(slots) - 1)]
+    return slots[min(row + ROWS_AHEAD, len(slots) - 1)]
 
 
 @intrinsic

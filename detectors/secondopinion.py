@@ -115,9 +115,6 @@ class SecondOpinion:
         """
         if model not in self._references:
             return np.full(len(slots), np.nan, np.float32)
-        if not promotions:
-            models = np.full(len(slots), model, np.int32)
-            return self._surprises(model, self._tier.score(slots, models, time_ms, features)[:, 1])
         out = np.empty(len(slots), np.float32)
         start = 0
         for row, surprise in [*promotions, (len(slots) - 1, None)]:

@@ -13,7 +13,7 @@ quarters full the map is cleared and the counts halved, so an honest past is for
 After the first 128, one new input in four is compared, and stands for four.
 
 Blind to: attacks with inputs like those of other customers. Says nothing without remembered benign inputs
-(`detectors.familiar`).
+(`detectors.familiar`). Known evasion: whoever counts along knows which inputs of a long key are compared.
 """
 
 from __future__ import annotations

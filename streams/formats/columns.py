@@ -218,18 +218,36 @@ def _fill(
                 for i in range(events):
                     prefix_hash[first + i] = load8(at + 8 * i)
             at += sizes[bit] * events
-        elif bit < _INPUT:
-            names[1 + bit, first:end] = ABSENT
-        elif bit == _INPUT:
-            inputs[first:end], infinite[0, first:end] = np.nan, False
-        elif bit == _EMBEDDING:
-            embeddings[first:end], infinite[1, first:end] = np.nan, False
-        elif bit < _FIRST_FLOAT:
-            integers[bit - _FIRST_INTEGER, first:end] = ABSENT
-        elif bit < _PREFIX:
-            floats[bit - _FIRST_FLOAT, first:end] = _NAN_BITS
         else:
-            prefix_hash[first:end] = 0
+            _clear(bit, first, end, prefix_hash, integers, floats, names, inputs, embeddings, infinite)
+
+
+@njit(inline="always")
+def _clear(
+    bit: Any,
+    first: Any,
+    end: Any,
+    prefix_hash: Any,
+    integers: Any,
+    floats: Any,
+    names: Any,
+    inputs: Any,
+    embeddings: Any,
+    infinite: Any,
+) -> None:
+    """Say of a column that the message does not have: absent."""
+    if bit < _INPUT:
+        names[1 + bit, first:end] = ABSENT
+    elif bit == _INPUT:
+        inputs[first:end], infinite[0, first:end] = np.nan, False
+    elif bit == _EMBEDDING:
+        embeddings[first:end], infinite[1, first:end] = np.nan, False
+    elif bit < _FIRST_FLOAT:
+        integers[bit - _FIRST_INTEGER, first:end] = ABSENT
+    elif bit < _PREFIX:
+        floats[bit - _FIRST_FLOAT, first:end] = _NAN_BITS
+    else:
+        prefix_hash[first:end] = 0
 
 
 @njit(inline="always")
