@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STATE_VERSION", "Engine", "EngineSettings", "KeySummary", "StateError"]
 
-STATE_VERSION = 7
+STATE_VERSION = 8
 
 _CHUNK_ROWS = 8192
 
@@ -321,7 +321,7 @@ class Engine:
         """Add River's verdict to what was reached, and leave out the forgiven."""
         if watched is None:
             return []
-        river = self._second.advance(model, slots, batch.time_ms, watched.features, watched.promotions)
+        river = self._second.advance(model, slots, batch.time_ms, watched)
         return [
             reached._replace(river=float(river[reached.row]))
             for reached in watched.reached

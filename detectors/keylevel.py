@@ -46,13 +46,13 @@ def tail(z: float, knots: Array, surprise: Array, slope: float) -> float:
 @njit(cache=True, nogil=True)
 def read_tail(z: Array, knots: Array, surprise: Array, slope: float, out: Array) -> None:
     """Do as `tail` does for many values (n,)."""
-    floor, slopes = _prepare(knots.reshape(1, -1), surprise.reshape(1, -1), np.array([slope], np.float32))
+    floor, slopes = prepare(knots.reshape(1, -1), surprise.reshape(1, -1), np.array([slope], np.float32))
     for i in range(len(z)):
         out[i] = _read(z[i], knots, surprise, slopes[0]) if z[i] > floor[0] else np.float32(0)
 
 
 @njit(cache=True, nogil=True)
-def _prepare(knots: Array, surprise: Array, slope: Array) -> tuple[Array, Array]:
+def prepare(knots: Array, surprise: Array, slope: Array) -> tuple[Array, Array]:
     """Return of each tail (rows, K) the largest value that says nothing, and the slopes behind the knots."""
     floor, slopes = knots[:, 0].copy(), np.empty_like(knots)
     for row in range(len(knots)):
@@ -71,7 +71,7 @@ def _prepare(knots: Array, surprise: Array, slope: Array) -> tuple[Array, Array]
 def _read(z: float, knots: Array, surprise: Array, slopes: Array) -> Any:
     """Read a tail at a value above its first knot."""
     below = np.int32(0)
-    for k in range(len(knots)):
+    for k in range(len(knots)):  # counted, not searched, so that many are compared at once
         below = np.int32(below + np.int32(knots[k] < z))
     low = below - 1
     return np.float32(surprise[low] + (z - knots[low]) * slopes[low])
@@ -91,7 +91,7 @@ def surprises(
     largest over groups, whose tables already stand for their shares of the budget.
     """
     statistics = z.shape[1]
-    floor, slopes = _prepare(knots, table, slope)
+    floor, slopes = prepare(knots, table, slope)
     largest = np.empty(len(knots) - statistics, np.float32)
     for i in range(len(z)):
         largest[:] = 0
@@ -103,12 +103,50 @@ def surprises(
                 by_family[i, family_of[s]] = max(by_family[i, family_of[s]], min(value, limit))
                 largest[group_of[s]] = max(largest[group_of[s]], value)
             by_statistic[i, s] = min(value, limit)
+        overall[i] = min(_largest_group(largest, knots, table, floor, slopes), limit)
+
+
+@njit(cache=True, nogil=True)
+def _largest_group(largest: Array, knots: Array, table: Array, floor: Array, slopes: Array) -> Any:
+    """Read each group's largest surprise in its own tail, and return the largest of that."""
+    overall, statistics = np.float32(0), len(knots) - len(largest)
+    for g in range(len(largest)):
+        row = statistics + g
+        if largest[g] > floor[row]:
+            overall = max(overall, _read(largest[g], knots[row], table[row], slopes[row]))
+    return overall
+
+
+@njit(cache=True, nogil=True)
+def judge(
+    mean: Array, mass: Array, slots: Array, horizons: Array, centre: Array, within: Array, between: Array,
+    group_of: Array, knots: Array, table: Array, floor: Array, slopes: Array, limit: float,
+    peak: Array, overall: Array,
+) -> None:  # fmt: skip
+    """Write how surprising each row's key is (n,), from its running means (n, S), and keep its peaks.
+
+    As `standardise`, `note_peaks` and `surprises` one after the other; few rows are ever asked what they say
+    in each tail. `prepare` is done before.
+    """
+    least = np.minimum(horizons, np.float32(MINIMUM_MASS))
+    z, largest = np.empty(len(horizons), np.float32), np.empty(len(knots) - len(horizons), np.float32)
+    for i in range(len(slots)):
+        slot, speaks = slots[i], np.uint32(0)
+        prefetch(peak, slot_ahead(slots, i))
+        for s in range(len(z)):
+            variance = between[s] + within[s] / max(mass[i, s], least[s])
+            apart = (mean[i, s] - centre[s]) / np.sqrt(variance)
+            z[s] = apart if mass[i, s] >= least[s] else -np.float32(np.inf)
+            speaks += np.uint32(z[s] > floor[s])
+            peak[slot, s] = max(peak[slot, s], z[s])
         overall[i] = 0
-        for g in range(len(largest)):
-            row = statistics + g
-            if largest[g] > floor[row]:
-                overall[i] = max(overall[i], _read(largest[g], knots[row], table[row], slopes[row]))
-        overall[i] = min(overall[i], limit)
+        if speaks:
+            largest[:] = 0
+            for s in range(len(z)):
+                if z[s] > floor[s]:
+                    value = _read(z[s], knots[s], table[s], slopes[s])
+                    largest[group_of[s]] = max(largest[group_of[s]], value)
+            overall[i] = min(_largest_group(largest, knots, table, floor, slopes), limit)
 
 
 @njit(cache=True, nogil=True)

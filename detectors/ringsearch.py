@@ -26,6 +26,8 @@ _SHORT_CODE = 128
 """A coordinate that differs from those of all entries by less than 256, whose square takes 16 bits."""
 _STRIDE = 6
 """Coordinates compared at once."""
+_AT_ONCE = LENGTHS[0]
+"""Entries compared at once, whether they are filled or not: every page holds a multiple of so many."""
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -75,7 +77,7 @@ def is_any_within(
     squared: Array,
 ) -> bool:
     """Tell whether an entry's squared distance is less than the limit."""
-    if limit > _SHORT_LIMIT or np.abs(code).max() > _SHORT_CODE:
+    if limit > _SHORT_LIMIT or not _is_short(code):
         _distances(code, memory, page, length, filled, squared)
         return bool(_least(squared, filled) < limit)
     for j in range(0, RING_SIZE, _STRIDE):
@@ -83,6 +85,15 @@ def is_any_within(
         if _least_short(short, filled) >= limit:
             return False
     return True
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _is_short(code: Array) -> bool:
+    """Tell whether no coordinate is beyond `_SHORT_CODE`."""
+    beyond = np.uint16(0)
+    for j in range(RING_SIZE):
+        beyond += np.uint16(abs(np.int16(code[j])) > _SHORT_CODE)
+    return bool(beyond == 0)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -117,7 +128,7 @@ def _add_short(code: Array, memory: Array, page: int, length: int, filled: int, 
         r0 + step * np.uint64(4),
         r0 + step * np.uint64(5),
     )
-    for i in range(np.uint64(filled)):
+    for i in range(np.uint64((filled + _AT_ONCE - 1) // _AT_ONCE * _AT_ONCE)):
         first = _add_saturated(_short_square(c0, memory[r0 + i]), _short_square(c1, memory[r1 + i]))
         second = _add_saturated(_short_square(c2, memory[r2 + i]), _short_square(c3, memory[r3 + i]))
         third = _add_saturated(_short_square(c4, memory[r4 + i]), _short_square(c5, memory[r5 + i]))

@@ -158,7 +158,9 @@ class RiverTier:
             self._settle()
             del self._places[slot]
 
-    def score(self, slots: Array, model: Array, time_ms: Array, features: Array) -> NDArray[np.float32]:
+    def score(
+        self, slots: Array, model: Array, time_ms: Array, features: Array, asked: Array | None = None
+    ) -> NDArray[np.float32]:
         """Score the rows of promoted slots, and learn from a sample of the others, in order.
 
         Parameters
@@ -168,12 +170,15 @@ class RiverTier:
         time_ms : int64 (n,)
         features : float32 (n, d)
             The signals' scores; NaN counts as ordinary.
+        asked : bool (n,), optional
+            Rows whose mean rank is wanted: a window takes longer than the rank. All if not given.
 
         Returns
         -------
         float32 (n, 2)
             As `SCORES` says; NaN where the slot is not promoted, the model has no forest, the row has no
-            finite feature or was thinned out. Any cut of the rows gives the same.
+            finite feature or was thinned out, and a mean that was not asked for. Any cut of the rows gives
+            the same.
         """
         out = np.full((len(slots), len(SCORES)), np.nan, np.float32)
         event, wanted = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.bool_)
@@ -185,11 +190,18 @@ class RiverTier:
             return out
         for number in np.unique(model[rows]).tolist():
             own = rows[model[rows] == number]
-            self._rank(self._forests[number], own, slots, event, features[own], out)
+            self._rank(self._forests[number], own, slots, event, features[own], asked, out)
         return out
 
     def _rank(
-        self, forest: Forest, rows: Array, slots: Array, event: Array, features: Array, out: Array
+        self,
+        forest: Forest,
+        rows: Array,
+        slots: Array,
+        event: Array,
+        features: Array,
+        asked: Array | None,
+        out: Array,
     ) -> None:
         """Rank the rows of promoted slots, and learn the others, in order."""
         scaled = forest.scaled(features)
@@ -203,7 +215,11 @@ class RiverTier:
             ranks = forest.ranks(scores)
             for place, row in enumerate(some.tolist()):
                 if event[row]:
-                    out[row] = self._places[int(slots[row])].score(float(ranks[place]), int(event[row]))
+                    own = self._places[int(slots[row])]
+                    own.add(float(ranks[place]))
+                    out[row, 0] = ranks[place]
+                    if event[row] >= SETTLED_EVENTS and (asked is None or asked[row]):
+                        out[row, 1] = own.mean()
                 else:
                     forest.learn(points[place], float(scores[place]))
             start = stop
@@ -273,23 +289,31 @@ class RiverTier:
 
 @dataclass(slots=True)
 class _Place:
-    """A promoted key: its strength (level, latest time), its events, and the ranks its window has seen."""
+    """A promoted key: its strength (level, latest time), its events, and the ranks of the last of them."""
 
     strength: tuple[float, int]
     count: int = 0
     ranks: list[float] = field(default_factory=list)
     window: Any = None
+    """ADWIN over the ranks; None until a mean is asked for."""
+    seen: int = 0
+    """Ranks that the window was given."""
 
-    def score(self, rank: float, event: int) -> tuple[float, float]:
-        """Average in the rank of the key's event of that number."""
+    def add(self, rank: float) -> None:
+        """Take in the rank of the key's next event."""
         if len(self.ranks) == 2 * MEMORY:
             del self.ranks[:MEMORY]
             self.window = None
-        if self.window is None:
-            self.window = _window(self.ranks)
         self.ranks.append(rank)
-        self.window.update(rank)
-        return rank, self.window.estimation if event >= SETTLED_EVENTS else np.nan
+
+    def mean(self) -> float:
+        """Return the mean rank since the key last changed."""
+        if self.window is None:
+            self.window, self.seen = _make_window(), 0
+        for rank in self.ranks[self.seen :]:
+            self.window.update(rank)
+        self.seen = len(self.ranks)
+        return float(self.window.estimation)
 
     @classmethod
     def rebuild(cls, state: Array) -> _Place:
@@ -334,10 +358,7 @@ def _sort_out(
                 wanted[row] = True
 
 
-def _window(ranks: list[float]) -> Any:
+def _make_window() -> Any:
     from river.drift import ADWIN  # noqa: PLC0415 - River takes one to two seconds to load
 
-    window = ADWIN()
-    for rank in ranks:
-        window.update(rank)
-    return window
+    return ADWIN()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from detectors.watch import Watched
+
 FEATURES = ("input_distance", "embedding_distance", "overall_distance", "hardness")
 """Scores that River's forests see together."""
 
@@ -96,32 +98,34 @@ class SecondOpinion:
         model: int,
         slots: NDArray[np.int64],
         time_ms: NDArray[np.int64],
-        features: NDArray[np.float32],
-        promotions: Sequence[tuple[int, float]],
+        watched: Watched,
     ) -> NDArray[np.float32]:
-        """Rank the rows of promoted keys, and promote keys after the given rows.
+        """Rank the rows of promoted keys, and promote keys after the rows that earn them a place.
 
         Parameters
         ----------
-        model, slots, time_ms, features
-            The rows, all of one model; features float32 (n, 4).
-        promotions
-            (row, surprise) at which a key earns its place, rows ascending.
+        model, slots, time_ms
+            The rows, all of one model.
+        watched
+            What was seen in them.
 
         Returns
         -------
         float32 (n,)
-            -ln of the share of benign keys whose mean rank gets this high; NaN where River says nothing.
+            -ln of the share of benign keys whose mean rank gets this high; NaN where River says nothing, and
+            in all rows but those at which a level is told of.
         """
         if model not in self._references:
             return np.full(len(slots), np.nan, np.float32)
-        out = np.empty(len(slots), np.float32)
+        out, wanted = np.empty(len(slots), np.float32), np.zeros(len(slots), np.bool_)
+        wanted[[reached.row for reached in watched.reached]] = True
         start = 0
-        for row, surprise in [*promotions, (len(slots) - 1, None)]:
+        for row, surprise in [*watched.promotions, (len(slots) - 1, None)]:
             cut = slice(start, row + 1)
             start = row + 1
             count = len(slots[cut])
-            ranks = self._tier.score(slots[cut], np.full(count, model, np.int32), time_ms[cut], features[cut])
+            models = np.full(count, model, np.int32)
+            ranks = self._tier.score(slots[cut], models, time_ms[cut], watched.features[cut], wanted[cut])
             out[cut] = self._surprises(model, ranks[:, 1])
             if surprise is not None:
                 self._tier.promote(int(slots[row]), surprise, int(time_ms[row]))

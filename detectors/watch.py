@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from detectors.budget import BUDGET_FIELDS, Budget
-from detectors.keylevel import note_levels, note_peaks, standardise, surprises
+from detectors.keylevel import judge, note_levels, prepare, standardise, surprises
 from detectors.secondopinion import PROMOTION_LOG10_E, PROMOTION_SURPRISE
 from detectors.statistics import FAMILIES, FAMILY_OF, GROUP_OF, HORIZONS, STATISTICS
 from detectors.track import TRACK_FIELDS, Track
@@ -98,6 +98,12 @@ class Watch:
         self.version = reference.version
         self._budget = None if reference.extraction is None else Budget(reference.extraction)
         self._track = Track(reference.event)
+        key = reference.key
+        self._tails = (
+            key.tail_knots,
+            key.tail_surprise,
+            *prepare(key.tail_knots, key.tail_surprise, key.tail_slope),
+        )
 
     @property
     def current(self) -> Watch:
@@ -113,33 +119,53 @@ class Watch:
     ) -> Watched:
         """Score the rows, in order; find those at which a key reached or still stands at a level, or rose."""
         progress = self._track.advance(batch, slots, slabs)
-        verdict = compare(progress, self.reference.key, slots, slabs)
         levels, promoted = np.empty(len(batch), np.uint8), np.empty(len(batch), np.uint8)
         strength = np.empty(len(batch), np.float32)
+        overall = self._judge(progress, slots, slabs)
         note_levels(
-            verdict.overall, progress.e_detector, slots, batch.time_ms, THRESHOLDS, AGAIN_MS,
+            overall, progress.e_detector, slots, batch.time_ms, THRESHOLDS, AGAIN_MS,
             PROMOTION_SURPRISE, PROMOTION_LOG10_E,
             slabs["level"], slabs["level_told_ms"], slabs["surprise_peak"], slabs["promoted"],
             levels, strength, promoted,
         )  # fmt: skip
         rows = (levels | promoted).nonzero()[0].tolist()
         account = self._budget and self._budget.process(progress.spread, batch.time_ms, slots, slabs)
+        told = levels.nonzero()[0]
+        verdict = self._verdict(progress, told)
         reached = [
             Reached(
                 row=row,
                 level=int(levels[row]),
-                surprise=float(verdict.overall[row]),
-                by_family=verdict.by_family[row],
-                by_statistic=verdict.by_statistic[row],
+                surprise=float(overall[row]),
+                by_family=verdict.by_family[place],
+                by_statistic=verdict.by_statistic[place],
                 mean=progress.mean[row],
                 e_detector=progress.e_detector[row],
                 extraction=account.describe(row) if account else None,
             )
-            for row in levels.nonzero()[0].tolist()
+            for place, row in enumerate(told.tolist())
         ]
         promotions = [(row, float(strength[row])) for row in rows]
         crossed = account.crossed() if account else []
-        return Watched(reached, promotions, progress.features, crossed, verdict.overall)
+        return Watched(reached, promotions, progress.features, crossed, overall)
+
+    def _judge(self, progress: Progress, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
+        """Say how surprising each row's key is after the row, and note the keys' largest z-values."""
+        key, overall = self.reference.key, np.empty(len(slots), np.float32)
+        level = key.mean, key.within_variance, key.between_variance
+        judge(
+            progress.mean, progress.mass, slots, HORIZONS, *level, GROUP_OF, *self._tails,
+            surprise_limit(key), slabs["z_peak"], overall,
+        )  # fmt: skip
+        return overall
+
+    def _verdict(self, progress: Progress, rows: NDArray[np.int64]) -> Verdict:
+        """Say what some rows' keys say in each tail."""
+        key = self.reference.key
+        z = np.empty((len(rows), len(STATISTICS)), np.float32)
+        level = key.mean, key.within_variance, key.between_variance
+        standardise(progress.mean[rows], progress.mass[rows], HORIZONS, *level, z)
+        return read_tails(z, key)
 
 
 class Verdict(NamedTuple):
@@ -148,15 +174,6 @@ class Verdict(NamedTuple):
     by_statistic: NDArray[np.float32]
     by_family: NDArray[np.float32]
     overall: NDArray[np.float32]
-
-
-def compare(progress: Progress, key: KeyReference, slots: NDArray[np.int64], slabs: Slabs) -> Verdict:
-    """Compare running means with those of benign keys, and note the keys' largest z-values."""
-    z = np.empty_like(progress.mean)
-    level = key.mean, key.within_variance, key.between_variance
-    standardise(progress.mean, progress.mass, HORIZONS, *level, z)
-    note_peaks(z, slots, slabs["z_peak"])
-    return read_tails(z, key)
 
 
 def read_tails(z: NDArray[np.float32], key: KeyReference) -> Verdict:
@@ -168,6 +185,10 @@ def read_tails(z: NDArray[np.float32], key: KeyReference) -> Verdict:
         np.empty(rows, np.float32),
     )
     tables = key.tail_knots, key.tail_surprise, key.tail_slope
-    limit = np.float32(log(EXTRAPOLATION_LIMIT * float(key.key_count[0])))
-    surprises(z, FAMILY_OF, GROUP_OF, *tables, limit, *verdict)
+    surprises(z, FAMILY_OF, GROUP_OF, *tables, surprise_limit(key), *verdict)
     return verdict
+
+
+def surprise_limit(key: KeyReference) -> np.float32:
+    """Return the largest surprise that so many benign keys allow."""
+    return np.float32(log(EXTRAPOLATION_LIMIT * float(key.key_count[0])))

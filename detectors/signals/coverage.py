@@ -22,7 +22,7 @@ import numpy as np
 
 from detectors.kernelcache import njit
 from detectors.prefetch import prefetch, slot_ahead
-from detectors.words import is_finite
+from detectors.words import hash_words, is_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -121,7 +121,7 @@ def _score(
         if not cells[slot, cell >> 3] & mask:
             cells[slot, cell >> 3] |= mask
             cell_count[slot] += 1
-        _sample(_hash(bits[i]), sample_hash[slot], sample_count[slot])
+        _sample(max(hash_words(bits[i]), np.uint32(1)), sample_hash[slot], sample_count[slot])
         if predicted[i] >= 0:
             _tally(predicted[i] % LABEL_BUCKETS, label_count[slot])
         out[i, 0] = cell_count[slot]
@@ -129,46 +129,29 @@ def _score(
         out[i, 2] = _entropy(label_count[slot], logarithms)
 
 
-@njit(cache=True, nogil=True)
-def _hash(words: Array) -> int:
-    """Mix 32 words into one that is not 0: FNV-1a by words, then the finaliser of MurmurHash3."""
-    mixed = np.uint32(2166136261)
-    for word in words:
-        positive = np.uint32(0) if word == np.uint32(0x80000000) else word  # -0.0 and 0.0 are one
-        mixed = np.uint32((mixed ^ positive) * np.uint32(16777619))
-        mixed ^= mixed >> np.uint32(15)
-    mixed ^= mixed >> np.uint32(16)
-    mixed = np.uint32(mixed * np.uint32(0x85EBCA6B))
-    mixed ^= mixed >> np.uint32(13)
-    mixed = np.uint32(mixed * np.uint32(0xC2B2AE35))
-    mixed ^= mixed >> np.uint32(16)
-    return int(max(mixed, np.uint32(1)))
-
-
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _sample(value: int, hashes: Array, counts: Array) -> None:
     """Count the query if it is sampled; take it in if its hash is among the smallest."""
-    last = 0
+    last, place = 0, -1
     for j in range(SAMPLE_SIZE):
+        # 0 is an empty place: as large as can be, less one.
+        if np.uint32(hashes[j] - np.uint32(1)) > np.uint32(hashes[last] - np.uint32(1)):
+            last = j
         if hashes[j] == value:
-            counts[j] = min(counts[j] + 1, _SAMPLE_FULL)
-            return
-        if hashes[j] == 0:
-            last = j
-            break
-        if hashes[j] > hashes[last]:
-            last = j
-    if hashes[last] == 0 or value < hashes[last]:
+            place = j
+    if place >= 0:
+        counts[place] = min(counts[place] + 1, _SAMPLE_FULL)
+    elif hashes[last] == 0 or value < hashes[last]:
         hashes[last], counts[last] = value, 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _mean_count(hashes: Array, counts: Array) -> float:
-    total, filled = 0, 0
+    total, filled = np.uint32(0), np.uint32(0)
     for j in range(SAMPLE_SIZE):
-        filled += hashes[j] > 0
-        total += counts[j]
-    return total / filled
+        filled += np.uint32(hashes[j] > 0)
+        total += np.uint32(counts[j])
+    return float(total) / float(filled)
 
 
 @njit(cache=True, nogil=True)
@@ -180,15 +163,21 @@ def _tally(bucket: int, counts: Array) -> None:
     counts[bucket] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, inline="always")
 def _entropy(counts: Array, logarithms: Array) -> float:
-    total, weighted = 0, 0.0
+    total, weighted = np.int64(0), 0.0
     for j in range(LABEL_BUCKETS):
-        count = int(counts[j])
-        total += count
-        if count > 1:
-            weighted += count * _logarithm(count, logarithms)
-    return float(_logarithm(total, logarithms) - weighted / total) if total > 0 else np.nan
+        total += np.int64(counts[j])
+    if total == 0:
+        return np.nan
+    if total < len(logarithms):
+        for j in range(LABEL_BUCKETS):
+            weighted += counts[j] * logarithms[counts[j]]
+        return float(logarithms[total] - weighted / total)
+    for j in range(LABEL_BUCKETS):
+        if counts[j] > 1:
+            weighted += counts[j] * _logarithm(counts[j], logarithms)
+    return float(np.log(total) - weighted / total)
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -25,7 +25,7 @@ import numpy as np
 from detectors.batch import SKETCH_SIZE
 from detectors.familiar import find_near
 from detectors.kernelcache import njit
-from detectors.lanes import LANES, load_lanes, project
+from detectors.lanes import LANES, TOGETHER, load_lanes, project
 from detectors.prefetch import prefetch, slot_ahead
 from detectors.signals.out_of_distribution import class_rows
 from detectors.words import is_finite
@@ -144,14 +144,15 @@ def _mark(bit: int, slot: int, cell_map: Array, cells_marked: Array, new_inputs:
 def _cells(sketch: Array, planes: Array, centre: Array, bits: Array) -> None:
     """Write the place in the map of each sketch's cell."""
     apart = np.zeros((SKETCH_SIZE, LANES), np.float32)
-    side, cell = np.empty(LANES, np.float32), np.empty(LANES, np.uint64)
+    sides, cell = np.empty((TOGETHER, LANES), np.float32), np.empty(LANES, np.uint64)
     row, one = np.zeros(len(sketch), np.int64), np.uint64(1)
     for start in range(0, len(sketch), LANES):
-        load_lanes(sketch, row, centre, start, apart)
+        count = load_lanes(sketch, row, centre, start, apart)
         cell[:] = 0
-        for k in range(PLANES):
-            project(apart, planes, k, 0, side)
-            for i in range(LANES):
-                cell[i] = (cell[i] << one) | np.uint64(side[i] > 0)
-        for i in range(min(LANES, len(sketch) - start)):
+        for k in range(0, PLANES, TOGETHER):
+            project(apart, planes, k, 0, count, sides)
+            for side in sides:
+                for i in range(count):
+                    cell[i] = (cell[i] << one) | np.uint64(side[i] > 0)
+        for i in range(count):
             bits[start + i] = np.int64(((cell[i] + one) * _MIX) >> np.uint64(40)) % MAP_BITS

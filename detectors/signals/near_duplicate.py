@@ -70,6 +70,8 @@ PROBE_FLOOR = 6
 
 _PAGES_AHEAD = 3
 """Rows ahead for which pages are loaded, of up to 3 KiB each."""
+_LOADED = 64
+"""Slots, by their last bits, whose pages were loaded lately: a busy key's is near still."""
 
 _PROBE_GAIN = np.log10(PROBE_ATTACK / PROBE_BENIGN)
 _PROBE_LOSS = np.log10((1 - PROBE_ATTACK) / (1 - PROBE_BENIGN))
@@ -133,9 +135,13 @@ def _score(
     unit = np.float32(1.0 / (QUANTA_PER_PAIR * np.sqrt(RING_SIZE)))
     squared, short = np.empty(RING_LENGTH, np.int32), np.empty(RING_LENGTH, np.uint16)
     code, opposite = np.empty(RING_SIZE, np.int16), np.empty(RING_SIZE, np.int16)
+    loaded = np.full(_LOADED, -1)
     for i in range(len(slots)):
         prefetch(ring_count, slot_ahead(slots, i))
-        _fetch_page(slots[min(i + _PAGES_AHEAD, len(slots) - 1)], ring_page, ring_count, memory, start)
+        ahead = slots[min(i + _PAGES_AHEAD, len(slots) - 1)]
+        if loaded[ahead % _LOADED] != ahead:
+            loaded[ahead % _LOADED] = ahead
+            _fetch_page(ahead, ring_page, ring_count, memory, start)
         if not _quantise(sketch[i], centre, quantum, code):
             continue
         slot = slots[i]

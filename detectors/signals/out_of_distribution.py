@@ -15,7 +15,7 @@ import numpy as np
 
 from detectors.batch import SKETCH_SIZE
 from detectors.kernelcache import njit
-from detectors.lanes import LANES, load_lanes, project
+from detectors.lanes import LANES, TOGETHER, load_lanes, project
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,13 +97,14 @@ def _class_rows(predicted: Array, classes: Array, out: Array) -> None:
 def _mahalanobis(sketch: Array, row: Array, centres: Array, whitening: Array, out: Array) -> None:
     """Write |(sketch - centre) W| of each row, for W lower triangular."""
     apart = np.zeros((SKETCH_SIZE, LANES), np.float32)
-    whitened, total = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    whitened, total = np.empty((TOGETHER, LANES), np.float32), np.empty(LANES, np.float32)
     for start in range(0, len(sketch), LANES):
-        load_lanes(sketch, row, centres, start, apart)
+        count = load_lanes(sketch, row, centres, start, apart)
         total[:] = 0
-        for k in range(SKETCH_SIZE):
-            project(apart, whitening, k, k - k % 4, whitened)
-            for i in range(LANES):
-                total[i] += whitened[i] * whitened[i]
-        for i in range(min(LANES, len(sketch) - start)):
+        for k in range(0, SKETCH_SIZE, TOGETHER):
+            project(apart, whitening, k, k, count, whitened)
+            for column in whitened:
+                for i in range(count):
+                    total[i] += column[i] * column[i]
+        for i in range(count):
             out[start + i] = np.sqrt(total[i])

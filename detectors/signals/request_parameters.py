@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from detectors.kernelcache import njit
+from detectors.words import hash_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,8 +42,6 @@ ONE = 1e5
 this."""
 LARGEST = 1e30
 """Where an expert's value saturates."""
-_FNV_PRIME = np.uint32(16_777_619)
-_FNV_BASIS = np.uint32(2_166_136_261)
 
 
 class RequestParameters:
@@ -91,10 +90,7 @@ def _score(
         if not told[i]:
             continue
         slot = slots[i]
-        prompt = _FNV_BASIS
-        for j in range(words.shape[1]):
-            prompt = np.uint32((prompt ^ words[i, j]) * _FNV_PRIME)
-        prompt = np.uint32((prompt ^ np.uint32(prefix[i] & np.uint64(0xFFFFFFFF))) * _FNV_PRIME)
+        prompt = np.uint32(hash_words(words[i]) ^ np.uint32(prefix[i] & np.uint64(0xFFFFFFFF)))
         known = False
         for k in range(PROMPTS):
             known |= prompts[slot, k] == prompt

@@ -102,6 +102,18 @@ def test_any_cut_of_the_rows_gives_the_same(seed: int, edges: set[int]) -> None:
     assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(rows, kept, strict=True))
 
 
+@given(seed=st.integers(0, 1000), share=st.sampled_from([0.0, 0.01, 0.3]))
+@settings(max_examples=10, deadline=None)
+def test_a_mean_is_the_same_whichever_others_are_asked_for(seed: int, share: float) -> None:
+    rows = traffic(seed, 6000)  # so many that windows are made anew
+    whole, sparing = trained(), trained()
+    asked = np.random.default_rng(seed).random(6000) < share
+    found, every = sparing.score(*rows, asked), score(whole, rows)
+    every[~asked, 1] = np.nan
+    assert found.tobytes() == every.tobytes()
+    assert same_state(whole, sparing)
+
+
 @pytest.mark.parametrize("count", [0, 1, 3000, 12_000, 160_000])
 def test_a_restored_tier_goes_on_exactly(count: int) -> None:
     """At 12,000 rows windows were rebuilt and keys thinned; at 160,000 forests have turned over."""

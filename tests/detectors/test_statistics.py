@@ -13,13 +13,24 @@ from hypothesis import strategies as st
 from traffic import MODEL, honest
 
 from detectors.calibration import fit_reference
-from detectors.keylevel import MINIMUM_MASS, note_levels, raise_levels, repeat_levels, standardise
+from detectors.keylevel import (
+    MINIMUM_MASS,
+    judge,
+    note_levels,
+    note_peaks,
+    prepare,
+    raise_levels,
+    repeat_levels,
+    standardise,
+    surprises,
+)
 from detectors.search import count_below
 from detectors.slabs import make_slabs
 from detectors.statistics import (
     FAMILIES,
     FAMILY_OF,
     FULL_NOVELTY,
+    GROUP_OF,
     HORIZONS,
     LEAST_BET_WEIGHT,
     SCORES,
@@ -91,6 +102,30 @@ def test_a_young_key_has_no_opinion_and_an_old_one_is_compared_by_its_spread() -
     standardise(mean, mass, np.array([128], np.float32), one, 4 * one, 0.5 * one, z)
     assert z[0, 0] == -np.inf
     assert z[1, 0] == pytest.approx((3 - 1) / np.sqrt(0.5 + 4 / 64))
+
+
+@given(seed=st.integers(0, 10_000), heat=st.sampled_from([0.0, 0.5, 3.0]))
+@settings(max_examples=25, deadline=None)
+def test_the_judge_says_what_its_three_parts_say_one_after_the_other(seed: int, heat: float) -> None:
+    """Without heat keys are too young for any tail to speak, at the highest most do."""
+    key, rng = reference().key, np.random.default_rng(seed)
+    count, size = 40, len(STATISTICS)
+    apart = heat * rng.standard_normal((count, size))
+    mean = (key.mean + apart * np.sqrt(key.between_variance + key.within_variance)).astype(np.float32)
+    mass = np.minimum(rng.uniform(0, 300, (count, size)) * (heat > 0), HORIZONS).astype(np.float32)
+    slots, limit = rng.integers(0, 4, count), np.float32(8)
+    level, tails = (key.mean, key.within_variance, key.between_variance), (key.tail_knots, key.tail_surprise)
+    z, peak, peaks = (np.zeros((n, size), np.float32) for n in (count, 4, 4))
+    overall, found = np.empty(count, np.float32), np.empty(count, np.float32)
+    standardise(mean, mass, HORIZONS, *level, z)
+    note_peaks(z, slots, peak)
+    parts = np.empty((count, size), np.float32), np.empty((count, len(FAMILIES)), np.float32)
+    surprises(z, FAMILY_OF, GROUP_OF, *tails, key.tail_slope, limit, *parts, overall)
+    prepared = prepare(*tails, key.tail_slope)
+    judge(mean, mass, slots, HORIZONS, *level, GROUP_OF, *tails, *prepared, limit, peaks, found)
+    assert found.tobytes() == overall.tobytes()
+    assert peaks.tobytes() == peak.tobytes()
+    assert (found.max() > 0) == (heat > 0)
 
 
 def test_each_level_is_reached_once_and_only_upwards() -> None:

@@ -43,15 +43,22 @@ def score(batch: EventBatch, keys: list[int], reference: EventReference) -> list
 
 
 def hash_of(sketch: list[float]) -> int:
-    mixed = 2166136261
-    for (word,) in struct.iter_unpack("<I", struct.pack("<32f", *sketch)):
-        mixed = (mixed ^ word) * 16777619 & 0xFFFFFFFF
-        mixed ^= mixed >> 15
+    words: tuple[int, ...] = struct.unpack("<32I", struct.pack("<32f", *sketch))
+    total = sum(word * factor(place) for place, word in enumerate(words, 1)) % 2**64
+    mixed = (total ^ total >> 32) & 0xFFFFFFFF
     mixed ^= mixed >> 16
     mixed = mixed * 0x85EBCA6B & 0xFFFFFFFF
     mixed ^= mixed >> 13
     mixed = mixed * 0xC2B2AE35 & 0xFFFFFFFF
     return max(mixed ^ mixed >> 16, 1)
+
+
+def factor(place: int) -> int:
+    """Return an odd word of 32 bits for each place, SplitMix64."""
+    word = place * 0x9E3779B97F4A7C15 % 2**64
+    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    word = (word ^ word >> 27) * 0x94D049BB133111EB % 2**64
+    return word >> 32 | 1
 
 
 def tally(labels: list[int], bucket: int) -> None:
