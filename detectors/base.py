@@ -1,20 +1,20 @@
 """The signal contract: one number or a few per event, from one idea, in bounded state per key.
 
-Who calls it: `detectors.engine`, with rows grouped by nothing in particular and a slot for each. It may not
-block, read a clock, or keep anything outside the slabs it is given. It raises nothing on odd values: a row it
-has no opinion on scores NaN.
+A signal is a compiled kernel and what it takes. Who calls it: `detectors.track`, all signals in one call,
+with rows grouped by nothing in particular and a slot for each; `score` calls one alone. It may not block,
+read a clock, or keep anything outside the slabs it is given. It raises nothing on odd values: a row it has
+no opinion on scores NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from detectors.alert import Family
     from detectors.batch import EventBatch
     from detectors.reference import EventReference
@@ -27,20 +27,64 @@ Fields = Mapping[str, tuple[str, tuple[int, ...]]]
 """Per-key state of a signal: field name to (dtype, shape without the slot axis). All zero for a fresh key."""
 
 
+class Events(NamedTuple):
+    """The columns of a batch that signals read, n rows."""
+
+    sketch: NDArray[np.float32]
+    """(n, 32), contiguous."""
+    words: NDArray[np.uint32]
+    """The same as bits (`detectors.words`)."""
+    embedding: NDArray[np.float32]
+    predicted: NDArray[np.int32]
+    margin: NDArray[np.float32]
+    time_ms: NDArray[np.int64]
+    prefix_hash: NDArray[np.uint64]
+    max_tokens: NDArray[np.int32]
+    logit_bias_count: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, batch: EventBatch) -> Self:
+        """Take the columns of a batch."""
+        sketch = np.ascontiguousarray(batch.input_sketch)
+        return cls(
+            sketch,
+            sketch.view(np.uint32),
+            batch.embedding_sketch,
+            batch.predicted_class,
+            batch.margin,
+            batch.time_ms,
+            batch.prefix_hash,
+            batch.max_tokens,
+            batch.logit_bias_count,
+        )
+
+
 class Signal(Protocol):
     """One detector: per-key state in slabs, scores per event."""
 
     name: ClassVar[str]
     family: ClassVar[Family]
     scores: ClassVar[tuple[str, ...]]
-    """Names of the columns that `score` returns; a higher score is stranger."""
+    """Names of the columns that are scored; a higher score is stranger."""
     fields: ClassVar[Fields]
 
     def __init__(self, reference: EventReference) -> None:
         """Compare with this reference."""
 
-    def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
-        """Score each row, in order, and update its key's state: float32 (n, len(scores)), NaN for no opinion.
+    @property
+    def kernel(self) -> Any:
+        """Compiled, `kernel(out, *arguments)`: scores each row, in order, and updates its key's state.
 
-        Scoring a row comes before learning from it. Any cut of the rows into batches gives the same result.
+        `out`, float32 (n, len(scores)), is full of NaN and stays so where there is no opinion. Scoring a row
+        comes before learning from it. Any cut of the rows into batches gives the same result.
         """
+
+    def arguments(self, events: Events, slots: NDArray[np.int64], slabs: Slabs) -> tuple[Any, ...]:
+        """Return what the kernel takes, for rows and the slots of their keys."""
+
+
+def score(signal: Signal, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
+    """Score each row by one signal, in order, and update its key's state: float32 (n, len(scores))."""
+    out = np.full((len(batch), len(signal.scores)), np.nan, np.float32)
+    signal.kernel(out, *signal.arguments(Events.of(batch), slots, slabs))
+    return out

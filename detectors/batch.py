@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -102,13 +103,18 @@ class EventBatch:
         """Return the batch of the chosen rows (indices, mask or slice), same names."""
         if isinstance(rows, slice) and rows.indices(len(self)) == (0, len(self), 1):
             return self
-        return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
+        taken: dict[str, Any] = dict(
+            zip(COLUMNS, [column[rows] for column in _columns_of(self)], strict=True)
+        )
+        taken |= {"topic": self.topic, "models": self.models, "tenants": self.tenants, "plans": self.plans}
+        return type(self)(**taken)
 
 
 COLUMNS: tuple[str, ...] = tuple(
     f.name for f in fields(EventBatch) if f.name not in {"topic", "models", "tenants", "plans"}
 )
 """Names of the array columns, in order."""
+_columns_of = attrgetter(*COLUMNS)
 
 _DEFAULTS: dict[str, tuple[Any, Any]] = {
     "key_epoch": (np.uint16, 0),

@@ -62,7 +62,7 @@ BUDGET_FIELDS: Fields = {"first_ms": ("i8", ()), "held": ("f4", ()), "told": ("u
 """When the key was first seen, which the engine sets; queries held, as of the last event; whether the key was
 told of."""
 
-_SPREAD_SCORES = [SCORES.index(name) for name in ("cells_visited", "repeats", "label_nats")]
+_SPREAD_SCORES = tuple(SCORES.index(name) for name in ("cells_visited", "repeats", "label_nats"))
 SPREAD_COLUMNS = len(_SPREAD_SCORES) + 2
 PARTS = ("held", "distinct", "coverage", "labels", "fresh")
 """What is known of a key after an event: queries held, distinct queries, and the three ratios to ordinary
@@ -76,29 +76,21 @@ class Crossed(NamedTuple):
     extraction: Extraction
 
 
-def follow_spread(
-    scores: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    slots: NDArray[np.int64],
-    slabs: Slabs,
-) -> NDArray[np.float32]:
-    """Add each row to its key's account: float32 (n, 5), the scores, then the key's `fresh` after the row.
-
-    `scores` (n, len(detectors.statistics.SCORES)); NaN where the event has no sketch.
-    """
-    out = np.full((len(slots), SPREAD_COLUMNS), np.nan, np.float32)
-    out[:, : len(_SPREAD_SCORES)] = scores[:, _SPREAD_SCORES]
-    _add_fresh(weight, slots, slabs["fresh"], out)
-    return out
-
-
 @njit(cache=True, nogil=True)
-def _add_fresh(weight: Array, slots: Array, fresh: Array, out: Array) -> None:
+def follow_spread(out: Array, scores: Array, weight: Array, slots: Array, fresh: Array) -> None:
+    """Add each row to its key's account, the slab `fresh`.
+
+    `out` (n, SPREAD_COLUMNS) gets three of the `scores` (n, len(detectors.statistics.SCORES)) and the key's
+    account after the row, NaN where the event has no sketch.
+    """
     for i in range(len(slots)):
+        for k in range(len(_SPREAD_SCORES)):
+            out[i, k] = scores[i, _SPREAD_SCORES[k]]
+        out[i, len(_SPREAD_SCORES) :] = np.nan
         if not np.isnan(out[i, 0]):
             fresh[slots[i], 0] += weight[i]
             fresh[slots[i], 1] += 1
-            out[i, 3:] = fresh[slots[i]]
+            out[i, len(_SPREAD_SCORES) :] = fresh[slots[i]]
 
 
 class Budget:
@@ -117,7 +109,7 @@ class Budget:
 
     def parts(self, spread: NDArray[np.float32]) -> NDArray[np.float32]:
         """Account for each row of `follow_spread`: float32 (n, len(PARTS)), NaN where nothing is known."""
-        out = np.full((len(spread), len(PARTS)), np.nan, np.float32)
+        out = np.empty((len(spread), len(PARTS)), np.float32)
         _account(spread, self._reference.cells, self._size, out)
         return out
 
@@ -129,11 +121,9 @@ class Budget:
         slabs: Slabs,
     ) -> Account:
         """Keep what each key holds after each row."""
-        parts = self.parts(spread)
-        crossed = np.zeros(len(slots), np.uint8)
-        _cross(parts[:, 0], slots, self.threshold, slabs["held"], slabs["told"], crossed)
-        elapsed_ms = np.maximum(time_ms - slabs["first_ms"][slots], MINUTE_MS)
-        return Account(self._reference, parts, crossed, elapsed_ms)
+        parts, crossed = self.parts(spread), np.empty(len(slots), np.uint8)
+        _cross(parts, slots, self.threshold, slabs["held"], slabs["told"], crossed)
+        return Account(self._reference, parts, crossed, time_ms, slots, slabs["first_ms"])
 
 
 class Account(NamedTuple):
@@ -142,8 +132,10 @@ class Account(NamedTuple):
     reference: ExtractionReference
     parts: NDArray[np.float32]
     is_crossed: NDArray[np.uint8]
-    elapsed_ms: NDArray[np.int64]
-    """Since the key's first query; a minute at least."""
+    time_ms: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    first_ms: NDArray[np.int64]
+    """Of the key's first query, by slot."""
 
     def crossed(self) -> list[Crossed]:
         """Return the rows at which a key first reached the threshold, ascending."""
@@ -156,6 +148,7 @@ class Account(NamedTuple):
         if np.isnan(held):
             return None
         low, high = copy_agreement(held)
+        elapsed_ms = max(int(self.time_ms[row] - self.first_ms[self.slots[row]]), MINUTE_MS)
         more = int((self.reference.held >= self.parts[row, 0]).sum())
         return Extraction(
             held_ratio=held / NEEDED_QUERIES,
@@ -167,7 +160,7 @@ class Account(NamedTuple):
             fresh_ratio=ratios[2],
             copy_agreement_low=low,
             copy_agreement_high=high,
-            held_per_hour=held * HOUR_MS / float(self.elapsed_ms[row]),
+            held_per_hour=held * HOUR_MS / elapsed_ms,
             honest_share=(more + 1) / (len(self.reference.held) + 1),
         )
 
@@ -189,6 +182,7 @@ def _ordinary(held: NDArray[np.float32]) -> float:
 @njit(cache=True, nogil=True)
 def _account(spread: Array, cells: Array, size: Array, out: Array) -> None:
     for i in range(len(spread)):
+        out[i] = np.nan
         visited, repeats, nats = spread[i, 0], spread[i, 1], spread[i, 2]
         weight, events = spread[i, 3], spread[i, 4]
         if np.isnan(visited) or np.isnan(nats) or size[0] < LEAST_LABEL_NATS:
@@ -205,11 +199,12 @@ def _account(spread: Array, cells: Array, size: Array, out: Array) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _cross(held: Array, slots: Array, threshold: float, kept: Array, told: Array, out: Array) -> None:
+def _cross(parts: Array, slots: Array, threshold: float, kept: Array, told: Array, out: Array) -> None:
     for i in range(len(slots)):
-        if not np.isnan(held[i]):
-            kept[slots[i]] = held[i]
-            if held[i] >= threshold and not told[slots[i]]:
+        out[i] = 0
+        if not np.isnan(parts[i, 0]):
+            kept[slots[i]] = parts[i, 0]
+            if parts[i, 0] >= threshold and not told[slots[i]]:
                 told[slots[i]] = out[i] = 1
 
 

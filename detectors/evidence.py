@@ -162,12 +162,14 @@ def update(p: Array, slots: Array, slab: Array) -> NDArray[np.float32]:
     """
     p = np.ascontiguousarray(p, np.float32)
     out = np.empty(p.shape, np.float32)
-    _update(p, p.view(np.int32), slots, slab, _BETS, out)
+    write_evidence(out, p, slots, slab)
     return out
 
 
 @njit(cache=True, nogil=True)
-def _update(p: Array, bits: Array, slots: Array, slab: Array, bets: Array, out: Array) -> None:
+def write_evidence(out: Array, p: Array, slots: Array, slab: Array) -> None:
+    """Write what `update` returns; `p` is contiguous."""
+    bits = p.view(np.int32)
     one, largest = np.float32(1.0), np.float32(LARGEST)
     for i in range(p.shape[0]):
         prefetch(slab, slot_ahead(slots, i))
@@ -175,7 +177,7 @@ def _update(p: Array, bits: Array, slots: Array, slab: Array, bets: Array, out: 
             values = slab[slots[i], j]
             if 0.0 <= p[i, j] <= 1.0:
                 number = (int(bits[i, j] - 1) >> _MANTISSA_SHIFT) - (_LAST_BIN - _BINS + 1)
-                wins = bets[max(number, 0)]
+                wins = _BETS[max(number, 0)]
                 for k in range(EXPERTS):
                     values[k] = min((values[k] + one) * wins[k], largest)
             total = np.float32(0.0)

@@ -126,7 +126,7 @@ class SecondOpinion:
             count = len(slots[cut])
             models = np.full(count, model, np.int32)
             ranks = self._tier.score(slots[cut], models, time_ms[cut], watched.features[cut], wanted[cut])
-            out[cut] = self._surprises(model, ranks[:, 1])
+            out[cut] = self._surprises(model, ranks[:, 1]) if watched.reached else np.nan
             if surprise is not None:
                 self._tier.promote(int(slots[row]), surprise, int(time_ms[row]))
         return out

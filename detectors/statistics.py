@@ -163,18 +163,26 @@ def event_values(
     count = len(scores)
     values = np.empty((count, len(VALUES)), np.float32)
     weight, bets = np.empty(count, np.float32), np.empty((count, len(BETS)), np.float32)
-    _event_values(
-        scores, reference.distance_table, reference.embedding_table, reference.hardness_table,
-        reference.overall_table, _AS_THEY_ARE, values, weight, bets,
-    )  # fmt: skip
+    write_values(values, weight, bets, scores, *value_tables(reference))
     return values, weight, bets
 
 
+def value_tables(reference: EventReference) -> tuple[Array, ...]:
+    """Return where the benign scores lie."""
+    return (
+        reference.distance_table,
+        reference.embedding_table,
+        reference.hardness_table,
+        reference.overall_table,
+    )
+
+
 @njit(cache=True, nogil=True)
-def _event_values(
-    scores: Array, input_table: Array, embedding_table: Array, hardness_table: Array, overall_table: Array,
-    as_they_are: Array, values: Array, weight: Array, bets: Array,
+def write_values(
+    values: Array, weight: Array, bets: Array, scores: Array,
+    input_table: Array, embedding_table: Array, hardness_table: Array, overall_table: Array,
 ) -> None:  # fmt: skip
+    """Write what `event_values` returns."""
     below = np.empty((4, len(scores)), np.uint32)
     count_below(scores[:, _INPUT], input_table, below[0])
     count_below(scores[:, _EMBEDDING], embedding_table, below[1])
@@ -192,8 +200,8 @@ def _event_values(
         values[i, 1] = values[i, 0] * hard
         values[i, 2] = hard
         values[i, 3] = _surprise(inside) * hard
-        for k in range(len(as_they_are)):
-            values[i, _MADE + k] = scores[i, as_they_are[k]]
+        for k in range(len(_AS_THEY_ARE)):
+            values[i, _MADE + k] = scores[i, _AS_THEY_ARE[k]]
         novelty = scores[i, _NOVELTY]
         new = np.float32(1) if np.isnan(novelty) else novelty / np.float32(FULL_NOVELTY)
         new = min(max(new, np.float32(0)), np.float32(1))

@@ -6,14 +6,24 @@ compared was measured in the same way.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from detectors.budget import SPREAD_FIELDS, follow_spread
-from detectors.evidence import evidence_fields, update
+from detectors.base import Events
+from detectors.budget import SPREAD_COLUMNS, SPREAD_FIELDS, follow_spread
+from detectors.evidence import evidence_fields, write_evidence
+from detectors.kernelcache import njit
 from detectors.secondopinion import FEATURES
 from detectors.signals import ALL_SIGNALS
+from detectors.signals.boundary import score_margins
+from detectors.signals.coverage import score_coverage
+from detectors.signals.familiarity import score_familiarity
+from detectors.signals.near_duplicate import score_near_duplicates
+from detectors.signals.out_of_distribution import score_distances
+from detectors.signals.rate import score_rates
+from detectors.signals.request_parameters import score_requests
 from detectors.statistics import (
     BETS,
     HORIZONS,
@@ -23,14 +33,15 @@ from detectors.statistics import (
     VALUES,
     WEIGHTED,
     WEIGHTED_VALUE,
-    event_values,
     update_means,
+    value_tables,
+    write_values,
 )
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from detectors.base import Fields, Slabs
+    from detectors.base import Array, Fields, Slabs
     from detectors.batch import EventBatch
     from detectors.reference import EventReference
 
@@ -50,8 +61,9 @@ TRACK_FIELDS: Fields = {
     **{name: spec for signal in ALL_SIGNALS.values() for name, spec in signal.fields.items()},
 }
 
-
-_FEATURES = [SCORES.index(name) for name in FEATURES]
+_FEATURES = tuple(SCORES.index(name) for name in FEATURES)
+_EDGES = (0, *accumulate(len(signal.scores) for signal in ALL_SIGNALS.values()))
+"""Where each signal's columns begin among the scores."""
 
 
 class Progress(NamedTuple):
@@ -81,18 +93,43 @@ class Track:
 
     def __init__(self, reference: EventReference) -> None:
         """Compare with this event reference."""
-        self._reference = reference
         self._signals = [make(reference) for make in ALL_SIGNALS.values()]
+        self._tables = value_tables(reference)
 
     def advance(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> Progress:
         """Score every row, in order, and update its key's slabs."""
-        scores = np.concatenate([signal.score(batch, slots, slabs) for signal in self._signals], axis=1)
-        values, weight, bets = event_values(scores, self._reference)
-        mean, mass = (np.empty((len(batch), len(STATISTICS)), np.float32) for _ in range(2))
-        update_means(
-            values, weight, slots, *(slabs[name] for name in MEAN_FIELDS),
-            VALUE_OF, HORIZONS, WEIGHTED, WEIGHTED_VALUE, mean, mass,
-        )  # fmt: skip
-        features = scores[:, _FEATURES]
-        spread = follow_spread(scores, weight, slots, slabs)
-        return Progress(mean, mass, update(bets, slots, slabs["evidence"]), features, spread)
+        events, count = Events.of(batch), len(slots)
+        widths = len(STATISTICS), len(STATISTICS), len(BETS), len(FEATURES), SPREAD_COLUMNS
+        progress = Progress(*[np.empty((count, width), np.float32) for width in widths])
+        signals = tuple([signal.arguments(events, slots, slabs) for signal in self._signals])
+        means = tuple([slabs[name] for name in MEAN_FIELDS])
+        _advance(progress, slots, signals, self._tables, means, slabs["evidence"], slabs["fresh"])
+        return progress
+
+
+@njit(cache=True, nogil=True)
+def _advance(
+    progress: Progress, slots: Array, signals: Any, tables: Any, means: Any, evidence: Array, fresh: Array
+) -> None:
+    """Call the kernels one after the other: a call from Python takes as long as dozens of events."""
+    count = len(slots)
+    scores = np.full((count, _EDGES[-1]), np.nan, np.float32)
+    score_distances(scores[:, _EDGES[0] : _EDGES[1]], *signals[0])
+    score_near_duplicates(scores[:, _EDGES[1] : _EDGES[2]], *signals[1])
+    score_margins(scores[:, _EDGES[2] : _EDGES[3]], *signals[2])
+    score_rates(scores[:, _EDGES[3] : _EDGES[4]], *signals[3])
+    score_coverage(scores[:, _EDGES[4] : _EDGES[5]], *signals[4])
+    score_familiarity(scores[:, _EDGES[5] : _EDGES[6]], *signals[5])
+    score_requests(scores[:, _EDGES[6] : _EDGES[7]], *signals[6])
+    values, weight = np.empty((count, len(VALUES)), np.float32), np.empty(count, np.float32)
+    bets = np.empty((count, len(BETS)), np.float32)
+    write_values(values, weight, bets, scores, *tables)
+    update_means(
+        values, weight, slots, means[0], means[1], means[2], means[3], means[4],
+        VALUE_OF, HORIZONS, WEIGHTED, WEIGHTED_VALUE, progress.mean, progress.mass,
+    )  # fmt: skip
+    write_evidence(progress.e_detector, bets, slots, evidence)
+    follow_spread(progress.spread, scores, weight, slots, fresh)
+    for i in range(count):
+        for k in range(len(_FEATURES)):
+            progress.features[i, k] = scores[i, _FEATURES[k]]

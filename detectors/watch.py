@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from detectors.alert import Extraction
     from detectors.base import Fields, Slabs
     from detectors.batch import EventBatch
-    from detectors.budget import Crossed
+    from detectors.budget import Account, Crossed
     from detectors.reference import KeyReference, ModelReference
     from detectors.track import Progress
 
@@ -129,22 +129,9 @@ class Watch:
             levels, strength, promoted,
         )  # fmt: skip
         rows = (levels | promoted).nonzero()[0].tolist()
-        account = self._budget and self._budget.process(progress.spread, batch.time_ms, slots, slabs)
-        told = levels.nonzero()[0]
-        verdict = self._verdict(progress, told)
-        reached = [
-            Reached(
-                row=row,
-                level=int(levels[row]),
-                surprise=float(overall[row]),
-                by_family=verdict.by_family[place],
-                by_statistic=verdict.by_statistic[place],
-                mean=progress.mean[row],
-                e_detector=progress.e_detector[row],
-                extraction=account.describe(row) if account else None,
-            )
-            for place, row in enumerate(told.tolist())
-        ]
+        budget = self._budget
+        account = None if budget is None else budget.process(progress.spread, batch.time_ms, slots, slabs)
+        reached = self._reached(levels, overall, progress, account) if len(rows) else []
         promotions = [(row, float(strength[row])) for row in rows]
         crossed = account.crossed() if account else []
         return Watched(reached, promotions, progress.features, crossed, overall)
@@ -159,13 +146,32 @@ class Watch:
         )  # fmt: skip
         return overall
 
-    def _verdict(self, progress: Progress, rows: NDArray[np.int64]) -> Verdict:
-        """Say what some rows' keys say in each tail."""
-        key = self.reference.key
-        z = np.empty((len(rows), len(STATISTICS)), np.float32)
+    def _reached(
+        self,
+        levels: NDArray[np.uint8],
+        overall: NDArray[np.float32],
+        progress: Progress,
+        account: Account | None,
+    ) -> list[Reached]:
+        """Say what there is to say of the rows that have a level, in each tail too."""
+        rows = levels.nonzero()[0]
+        key, z = self.reference.key, np.empty((len(rows), len(STATISTICS)), np.float32)
         level = key.mean, key.within_variance, key.between_variance
         standardise(progress.mean[rows], progress.mass[rows], HORIZONS, *level, z)
-        return read_tails(z, key)
+        verdict = read_tails(z, key)
+        return [
+            Reached(
+                row=row,
+                level=int(levels[row]),
+                surprise=float(overall[row]),
+                by_family=verdict.by_family[place],
+                by_statistic=verdict.by_statistic[place],
+                mean=progress.mean[row],
+                e_detector=progress.e_detector[row],
+                extraction=account.describe(row) if account else None,
+            )
+            for place, row in enumerate(rows.tolist())
+        ]
 
 
 class Verdict(NamedTuple):

@@ -24,7 +24,8 @@ ALL_SIGNALS: dict[str, type[Signal]] = {
     "familiarity": Familiarity,
     "request_parameters": RequestParameters,
 }
-"""Every signal by name; each is made from the `EventReference` of a model."""
+"""Every signal by name; each is made from the `EventReference` of a model. `detectors.track` calls their
+kernels in this order."""
 
 __all__ = [
     "ALL_SIGNALS",

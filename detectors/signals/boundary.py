@@ -9,16 +9,17 @@ Blind to: Jacobian augmentation of confident seeds, generators that maximise con
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+
+from detectors.kernelcache import njit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detectors.alert import Family
-    from detectors.base import Fields, Slabs
-    from detectors.batch import EventBatch
+    from detectors.base import Array, Events, Fields, Slabs
     from detectors.reference import EventReference
 
 
@@ -38,6 +39,18 @@ class Boundary:
     def __init__(self, reference: EventReference) -> None:
         """Take the reference as every signal does; hardness needs none of it."""
 
-    def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:  # noqa: ARG002 - the contract; this signal keeps no state
-        """Score each row: float32 (n, 1); NaN where the event gave no margin."""
-        return (np.float32(1) - batch.margin)[:, None]
+    @property
+    def kernel(self) -> Any:
+        """Score rows (`score_margins`)."""
+        return score_margins
+
+    def arguments(self, events: Events, slots: NDArray[np.int64], slabs: Slabs) -> tuple[Any, ...]:  # noqa: ARG002 - the contract; this signal keeps no state
+        """Return the margins."""
+        return (events.margin,)
+
+
+@njit(cache=True, nogil=True)
+def score_margins(out: Array, margin: Array) -> None:
+    """Score each row; NaN where the event gave no margin."""
+    for i in range(len(margin)):
+        out[i, 0] = np.float32(1) - margin[i]

@@ -16,7 +16,7 @@ query each; or stay in a part of the space, and get a copy of that part only.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detectors.alert import Family
-    from detectors.base import Array, Fields, Slabs
-    from detectors.batch import EventBatch
+    from detectors.base import Array, Events, Fields, Slabs
     from detectors.reference import EventReference
 
 PLANES = 8
@@ -70,14 +69,15 @@ class Coverage:
         """Place the planes around this reference's ring centre, which never changes."""
         self._planes = planes(reference)
 
-    def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
-        """Score each row, itself included: float32 (n, 3); NaN where the sketch is absent."""
-        out = np.full((len(batch), len(self.scores)), np.nan, np.float32)
-        sketch = np.ascontiguousarray(batch.input_sketch)
-        bits = sketch.view(np.uint32)
-        state = (slabs[name] for name in self.fields)
-        _score(sketch, bits, self._planes, batch.predicted_class, slots, *state, _LOGARITHMS, out)
-        return out
+    @property
+    def kernel(self) -> Any:
+        """Score rows (`score_coverage`)."""
+        return score_coverage
+
+    def arguments(self, events: Events, slots: NDArray[np.int64], slabs: Slabs) -> tuple[Any, ...]:
+        """Return the sketches, where the space is cut, and the slabs of the keys."""
+        state = [slabs[name] for name in self.fields]
+        return events.sketch, events.words, events.predicted, slots, self._planes, _LOGARITHMS, *state
 
 
 def label_nats(counts: NDArray[np.uint16]) -> NDArray[np.float64]:
@@ -102,11 +102,11 @@ def cell_numbers(sketch: NDArray[np.float32], cuts: NDArray[np.float32]) -> NDAr
 
 
 @njit(cache=True, nogil=True)
-def _score(
-    sketch: Array, bits: Array, cuts: Array, predicted: Array, slots: Array,
+def score_coverage(
+    out: Array, sketch: Array, bits: Array, predicted: Array, slots: Array, cuts: Array, logarithms: Array,
     cells: Array, cell_count: Array, sample_hash: Array, sample_count: Array, label_count: Array,
-    logarithms: Array, out: Array,
 ) -> None:  # fmt: skip
+    """Score each row, itself included; NaN where the sketch is absent."""
     for i in range(len(slots)):
         prefetch(cells, slot_ahead(slots, i))
         prefetch(sample_hash, slot_ahead(slots, i))

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detectors.alert import Family
-    from detectors.base import Array, Fields, Slabs
-    from detectors.batch import EventBatch
+    from detectors.base import Array, Events, Fields, Slabs
     from detectors.reference import EventReference
 
 PLANES = 12
@@ -70,33 +69,39 @@ class Familiarity:
 
     def __init__(self, reference: EventReference) -> None:
         """Compare with the inputs that this reference remembers."""
-        self._reference = reference
         planes = np.random.default_rng(3).standard_normal((PLANES, SKETCH_SIZE)).astype(np.float32)
-        self._norms = np.square(reference.familiar_points).sum(axis=0)
-        self._planes = np.ascontiguousarray(planes.T)
+        self._known = (
+            reference.classes,
+            np.ascontiguousarray(planes.T),
+            reference.input_centres[-1:],
+            reference.familiar_points,
+            np.square(reference.familiar_points).sum(axis=0),
+            reference.familiar_start,
+            reference.familiar_distance,
+        )
 
-    def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
-        """Score each row, in order: float32 (n, 1)."""
-        out = np.full((len(batch), 1), np.nan, np.float32)
-        reference = self._reference
-        if reference.familiar_points.shape[1]:
-            row = class_rows(batch.predicted_class, reference.classes)
-            sketch = np.ascontiguousarray(batch.input_sketch)
-            _score(
-                sketch, sketch.view(np.uint32), row, slots, self._planes, reference.input_centres[-1:],
-                reference.familiar_points, self._norms, reference.familiar_start, reference.familiar_distance,
-                *(slabs[name] for name in self.fields), out,
-            )  # fmt: skip
-        return out
+    @property
+    def kernel(self) -> Any:
+        """Score rows (`score_familiarity`)."""
+        return score_familiarity
+
+    def arguments(self, events: Events, slots: NDArray[np.int64], slabs: Slabs) -> tuple[Any, ...]:
+        """Return the sketches, what others asked, and the slabs of the keys."""
+        state = [slabs[name] for name in self.fields]
+        return events.sketch, events.words, events.predicted, slots, *self._known, *state
 
 
 @njit(cache=True, nogil=True)
-def _score(
-    sketch: Array, words: Array, row: Array, slots: Array, planes: Array, centre: Array,
+def score_familiarity(
+    out: Array, sketch: Array, words: Array, predicted: Array, slots: Array,
+    classes: Array, planes: Array, centre: Array,
     points: Array, norms: Array, start: Array, distance: Array,
-    cell_map: Array, cells_marked: Array, new_inputs: Array, familiar_inputs: Array, out: Array,
+    cell_map: Array, cells_marked: Array, new_inputs: Array, familiar_inputs: Array,
 ) -> None:  # fmt: skip
-    count = len(slots)
+    """Score each row, in order; NaN where the sketch is absent or nothing is remembered."""
+    if points.shape[1] == 0:
+        return
+    count, row = len(slots), class_rows(predicted, classes)
     bits, seen = np.empty(count, np.int64), np.empty(count, np.float32)
     weight, is_full = np.zeros(count, np.float32), np.zeros(count, np.bool_)
     near = np.empty(count, np.bool_)

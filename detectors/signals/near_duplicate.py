@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detectors.alert import Family
-    from detectors.base import Array, Fields, Slabs
-    from detectors.batch import EventBatch
+    from detectors.base import Array, Events, Fields, Slabs
     from detectors.reference import EventReference
 
 QUANTA_PER_PAIR = 24.0
@@ -115,23 +114,25 @@ class NearDuplicate:
         coordinate = float(reference.pair_distance[0]) / np.sqrt(reference.input_centres.shape[1])
         self._quantum = np.float32(coordinate / QUANTA_PER_PAIR)
 
-    def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
-        """Score each row, then remember it: float32 (n, 6); NaN where the sketch is absent."""
-        out = np.full((len(batch), len(self.scores)), np.nan, np.float32)
-        sketch = np.ascontiguousarray(batch.input_sketch)
-        _score(
-            sketch, sketch.view(np.uint32), self._centre, self._quantum, batch.predicted_class, slots,
-            *(slabs[name] for name in self.fields), *slabs.pages.arrays, out,
-        )  # fmt: skip
-        return out
+    @property
+    def kernel(self) -> Any:
+        """Score rows (`score_near_duplicates`)."""
+        return score_near_duplicates
+
+    def arguments(self, events: Events, slots: NDArray[np.int64], slabs: Slabs) -> tuple[Any, ...]:
+        """Return the sketches, how they are quantised, and the slabs and pages of their keys."""
+        state = [slabs[name] for name in self.fields]
+        quantised = self._centre, self._quantum
+        return events.sketch, events.words, events.predicted, slots, *quantised, *state, *slabs.pages.arrays
 
 
 @njit(cache=True, nogil=True)
-def _score(
-    sketch: Array, bits: Array, centre: Array, quantum: float, predicted: Array, slots: Array,
+def score_near_duplicates(
+    out: Array, sketch: Array, bits: Array, predicted: Array, slots: Array, centre: Array, quantum: float,
     ring_page: Array, ring_count: Array, step_mean: Array, last_places: Array, probe_evidence: Array,
-    memory: Array, start: Array, free: Array, head: Array, out: Array,
+    memory: Array, start: Array, free: Array, head: Array,
 ) -> None:  # fmt: skip
+    """Score each row, then remember it; NaN where the sketch is absent."""
     unit = np.float32(1.0 / (QUANTA_PER_PAIR * np.sqrt(RING_SIZE)))
     squared, short = np.empty(RING_LENGTH, np.int32), np.empty(RING_LENGTH, np.uint16)
     code, opposite = np.empty(RING_SIZE, np.int16), np.empty(RING_SIZE, np.int16)

@@ -9,7 +9,7 @@ Blind to: queries drawn from the model's own distribution.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detectors.alert import Family
-    from detectors.base import Array, Fields, Slabs
-    from detectors.batch import EventBatch
+    from detectors.base import Array, Events, Fields, Slabs
     from detectors.reference import EventReference
 
 
@@ -42,11 +41,16 @@ class OutOfDistribution:
 
     def __init__(self, reference: EventReference) -> None:
         """Compare with this reference."""
-        self._reference = reference
+        self._known = _known(reference)
 
-    def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:  # noqa: ARG002 - the contract; this signal keeps no state
-        """Score each row: float32 (n, 3); NaN where the sketch is absent."""
-        return distances(self._reference, batch.input_sketch, batch.embedding_sketch, batch.predicted_class)
+    @property
+    def kernel(self) -> Any:
+        """Score rows (`score_distances`)."""
+        return score_distances
+
+    def arguments(self, events: Events, slots: NDArray[np.int64], slabs: Slabs) -> tuple[Any, ...]:  # noqa: ARG002 - the contract; this signal keeps no state
+        """Return the sketches, their classes, and what they are compared with."""
+        return events.sketch, events.embedding, events.predicted, *self._known
 
 
 def distances(
@@ -57,40 +61,44 @@ def distances(
 ) -> NDArray[np.float32]:
     """Return the three scores of n events, (n, 3): sketches (n, 32), predicted classes (n,)."""
     out = np.empty((len(inputs), 3), np.float32)
-    _distances(
-        inputs, embeddings, predicted, reference.classes,
-        reference.input_centres, reference.input_whitening,
-        reference.embedding_centres, reference.embedding_whitening, reference.overall_whitening, out,
-    )  # fmt: skip
+    score_distances(out, inputs, embeddings, predicted, *_known(reference))
     return out
 
 
+def _known(reference: EventReference) -> tuple[Array, ...]:
+    """Return what of a reference distances are measured with."""
+    return (
+        reference.classes,
+        reference.input_centres,
+        reference.input_whitening,
+        reference.embedding_centres,
+        reference.embedding_whitening,
+        reference.overall_whitening,
+    )
+
+
 @njit(cache=True, nogil=True)
-def _distances(
-    inputs: Array, embeddings: Array, predicted: Array, classes: Array,
+def score_distances(
+    out: Array, inputs: Array, embeddings: Array, predicted: Array, classes: Array,
     input_centres: Array, input_whitening: Array,
-    embedding_centres: Array, embedding_whitening: Array, overall_whitening: Array, out: Array,
+    embedding_centres: Array, embedding_whitening: Array, overall_whitening: Array,
 ) -> None:  # fmt: skip
-    row, last = np.empty(len(predicted), np.int64), np.full(len(predicted), len(classes))
-    _class_rows(predicted, classes, row)
+    """Write the three scores of each row; NaN where the sketch is absent."""
+    row, last = class_rows(predicted, classes), np.full(len(predicted), len(classes))
     _mahalanobis(inputs, row, input_centres, input_whitening, out[:, 0])
     _mahalanobis(embeddings, row, embedding_centres, embedding_whitening, out[:, 1])
     _mahalanobis(inputs, last, input_centres, overall_whitening, out[:, 2])
 
 
-def class_rows(predicted: NDArray[np.int32], classes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Find each class's row among the centres; classes without a centre get the last row."""
-    row = np.empty(len(predicted), np.int64)
-    _class_rows(predicted, classes, row)
-    return row
-
-
 @njit(cache=True, nogil=True)
-def _class_rows(predicted: Array, classes: Array, out: Array) -> None:
+def class_rows(predicted: Array, classes: Array) -> Array:
+    """Find each class's row among the centres, int64 (n,); classes without a centre get the last row."""
+    out = np.empty(len(predicted), np.int64)
     for i in range(len(predicted)):
         place = np.searchsorted(classes, predicted[i])
         is_known = place < len(classes) and classes[place] == predicted[i]
         out[i] = place if is_known else len(classes)
+    return out
 
 
 @njit(cache=True, nogil=True)

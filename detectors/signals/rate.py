@@ -9,7 +9,7 @@ for more than a notice.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detectors.alert import Family
-    from detectors.base import Array, Fields, Slabs
-    from detectors.batch import EventBatch
+    from detectors.base import Array, Events, Fields, Slabs
     from detectors.reference import EventReference
 
 TIME_CONSTANT_MS = 3_600_000.0
@@ -43,15 +42,19 @@ class Rate:
     def __init__(self, reference: EventReference) -> None:
         """Take the reference as every signal does; a rate needs none of it."""
 
-    def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
-        """Score each row: float32 (n, 1)."""
-        out = np.empty((len(batch), 1), np.float32)
-        _score(batch.time_ms, slots, slabs["rate_count"], slabs["rate_time_ms"], out)
-        return out
+    @property
+    def kernel(self) -> Any:
+        """Score rows (`score_rates`)."""
+        return score_rates
+
+    def arguments(self, events: Events, slots: NDArray[np.int64], slabs: Slabs) -> tuple[Any, ...]:
+        """Return the times and the slabs of the keys."""
+        return events.time_ms, slots, slabs["rate_count"], slabs["rate_time_ms"]
 
 
 @njit(cache=True, nogil=True)
-def _score(time_ms: Array, slots: Array, count: Array, last_ms: Array, out: Array) -> None:
+def score_rates(out: Array, time_ms: Array, slots: Array, count: Array, last_ms: Array) -> None:
+    """Score each row."""
     for i in range(len(slots)):
         prefetch(count, slot_ahead(slots, i))
         slot = slots[i]

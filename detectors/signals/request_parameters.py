@@ -14,7 +14,7 @@ Blind to: sweeps over more than seven prompts in turn; ordinary prompts with ord
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detectors.alert import Family
-    from detectors.base import Array, Fields, Slabs
-    from detectors.batch import EventBatch
+    from detectors.base import Array, Events, Fields, Slabs
     from detectors.reference import EventReference
 
 NARROW_TOKENS = 2
@@ -67,28 +66,27 @@ class RequestParameters:
         self._hit = (rates / BENIGN_HIT_RATE).astype(np.float32)
         self._miss = ((1 - rates) / (1 - BENIGN_HIT_RATE)).astype(np.float32)
 
-    def score(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
-        """Score each row: float32 (n, 1)."""
-        out = np.full((len(batch), 1), np.nan, np.float32)
-        biased = batch.logit_bias_count > 0
-        narrow = (batch.max_tokens >= 1) & (batch.max_tokens <= NARROW_TOKENS)
-        told = (batch.logit_bias_count >= 0) & (batch.max_tokens >= 0)
-        words = np.ascontiguousarray(batch.input_sketch).view(np.uint32)
-        _score(
-            words, batch.prefix_hash, biased & narrow, told, slots,
-            slabs["prompt_hash"], slabs["sweep_evidence"], self._hit, self._miss, out,
-        )  # fmt: skip
-        return out
+    @property
+    def kernel(self) -> Any:
+        """Score rows (`score_requests`)."""
+        return score_requests
+
+    def arguments(self, events: Events, slots: NDArray[np.int64], slabs: Slabs) -> tuple[Any, ...]:
+        """Return the prompts, the parameters, and the slabs of the keys."""
+        asked = events.words, events.prefix_hash, events.max_tokens, events.logit_bias_count, slots
+        return *asked, slabs["prompt_hash"], slabs["sweep_evidence"], self._hit, self._miss
 
 
 @njit(cache=True, nogil=True)
-def _score(
-    words: Array, prefix: Array, odd: Array, told: Array, slots: Array,
-    prompts: Array, evidence: Array, hit: Array, miss: Array, out: Array,
+def score_requests(
+    out: Array, words: Array, prefix: Array, max_tokens: Array, bias_count: Array, slots: Array,
+    prompts: Array, evidence: Array, hit: Array, miss: Array,
 ) -> None:  # fmt: skip
+    """Score each row; NaN where the event says nothing of its parameters."""
     for i in range(len(slots)):
-        if not told[i]:
+        if bias_count[i] < 0 or max_tokens[i] < 0:
             continue
+        odd = bias_count[i] > 0 and 1 <= max_tokens[i] <= NARROW_TOKENS
         slot = slots[i]
         prompt = np.uint32(hash_words(words[i]) ^ np.uint32(prefix[i] & np.uint64(0xFFFFFFFF)))
         known = False
@@ -100,7 +98,7 @@ def _score(
             prompts[slot, 0] = prompt
         total = 0.0
         for k in range(len(hit)):
-            bet = hit[k] if odd[i] and known else miss[k]
+            bet = hit[k] if odd and known else miss[k]
             evidence[slot, k] = min((evidence[slot, k] + np.float32(1)) * bet, np.float32(LARGEST))
             total += evidence[slot, k]
         out[i, 0] = np.log10(1.0 + total / (len(hit) * ONE))

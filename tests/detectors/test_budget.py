@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from traffic import MODEL, honest, interleave, key_batch
 
 from detectors.alert import is_budget_alert
+from detectors.base import score
 from detectors.batch import build_batch, format_key_reference
 from detectors.budget import CURVES, NEEDED_QUERIES, PARTS, Budget, copy_agreement, fit_extraction
 from detectors.budgetalert import tell
@@ -184,7 +185,7 @@ def test_expected_cells_are_those_that_random_queries_reach() -> None:
         for _ in range(20):
             batch = key_batch(1, sketch[rng.integers(0, len(sketch), queries)])
             slabs = make_slabs(Coverage.fields, 1)
-            Coverage(event).score(batch, np.zeros(queries, np.int64), slabs)
+            score(Coverage(event), batch, np.zeros(queries, np.int64), slabs)
             reached.append(int(slabs["cell_count"][0]))
         expected = float(own.cells[int(4 * np.log2(queries))])
         assert np.mean(reached) == pytest.approx(expected, abs=4 * float(np.std(reached)) / sqrt(20) + 0.5)
@@ -198,9 +199,8 @@ def test_repeats_are_the_mean_count_of_a_distinct_query() -> None:
         times = np.random.default_rng(seed).geometric(0.5, 400)
         inputs = np.random.default_rng(seed).permutation(pool.repeat(times, axis=0)) + seed
         slabs = make_slabs(Coverage.fields, 1)
-        scores = Coverage(reference().event).score(
-            key_batch(1, inputs), np.zeros(len(inputs), np.int64), slabs
-        )
+        signal, slots = Coverage(reference().event), np.zeros(len(inputs), np.int64)
+        scores = score(signal, key_batch(1, inputs), slots, slabs)
         errors.append(float(scores[-1, 1]) - times.mean())
     assert abs(np.mean(errors)) < 4 * np.std(errors) / sqrt(40)
     assert np.std(errors) < 3 * sqrt(2 / 8)
@@ -209,7 +209,7 @@ def test_repeats_are_the_mean_count_of_a_distinct_query() -> None:
 def test_label_entropies_agree_between_the_signal_and_the_learner() -> None:
     batch = honest(3)
     slabs = make_slabs(Coverage.fields, 1)
-    scores = Coverage(reference().event).score(batch, np.zeros(len(batch), np.int64), slabs)
+    scores = score(Coverage(reference().event), batch, np.zeros(len(batch), np.int64), slabs)
     assert label_nats(slabs["label_count"])[0] == pytest.approx(float(scores[-1, 2]), abs=1e-5)
     assert label_nats(np.zeros((1, 8), np.uint16))[0] == 0
 

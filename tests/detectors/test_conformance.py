@@ -18,12 +18,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.arrays import pack_arrays, unpack_arrays
+from detectors.base import score
 from detectors.batch import COLUMNS, EventBatch, build_batch
+from detectors.budget import SPREAD_COLUMNS, follow_spread
 from detectors.calibration import Sample, fit_key_events
+from detectors.evidence import update
 from detectors.keystate import FIELDS
+from detectors.secondopinion import FEATURES
 from detectors.signals import ALL_SIGNALS
 from detectors.signals.near_duplicate import NearDuplicate
 from detectors.slabs import make_slabs, slot_bytes
+from detectors.statistics import (
+    HORIZONS,
+    SCORES,
+    STATISTICS,
+    VALUE_OF,
+    WEIGHTED,
+    WEIGHTED_VALUE,
+    event_values,
+    update_means,
+)
+from detectors.track import MEAN_FIELDS, TRACK_FIELDS, Progress, Track
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +120,7 @@ def run(signal: Signal, batch: EventBatch, slots: Array, slabs: Slabs, edges: Se
     """Score a batch in the pieces between the edges."""
     ends = [0, *sorted(edge for edge in edges if edge < len(batch)), len(batch)]
     return np.concatenate(
-        [signal.score(batch.take(slice(a, b)), slots[a:b], slabs) for a, b in pairwise(ends)]
+        [score(signal, batch.take(slice(a, b)), slots[a:b], slabs) for a, b in pairwise(ends)]
     )
 
 
@@ -144,6 +159,26 @@ def test_no_two_signals_share_a_score_or_a_field() -> None:
     ):
         assert len(set(names)) == len(names)
     assert slot_bytes(FIELDS) <= HOT_KEY_BYTES
+
+
+def test_a_track_gives_what_its_parts_give_one_after_the_other() -> None:
+    batch, slots = make_batch(8, 500)
+    together, apart = make_slabs(TRACK_FIELDS, KEYS), make_slabs(TRACK_FIELDS, KEYS)
+    progress = Track(REFERENCE).advance(batch, slots, together)
+    signals = [make(REFERENCE) for make in ALL_SIGNALS.values()]
+    scores = np.concatenate([score(signal, batch, slots, apart) for signal in signals], axis=1)
+    values, weight, bets = event_values(scores, REFERENCE)
+    mean, mass = (np.empty((500, len(STATISTICS)), np.float32) for _ in range(2))
+    kinds = VALUE_OF, HORIZONS, WEIGHTED, WEIGHTED_VALUE
+    update_means(values, weight, slots, *(apart[name] for name in MEAN_FIELDS), *kinds, mean, mass)
+    spread = np.empty((500, SPREAD_COLUMNS), np.float32)
+    follow_spread(spread, scores, weight, slots, apart["fresh"])
+    features = scores[:, [SCORES.index(name) for name in FEATURES]]
+    expected = Progress(mean, mass, update(bets, slots, apart["evidence"]), features, spread)
+    for name, column in expected._asdict().items():
+        np.testing.assert_array_equal(getattr(progress, name), column, err_msg=name)
+    every = np.arange(KEYS)
+    assert_equal_bytes(together.export(every), apart.export(every))
 
 
 def test_it_equals_its_twin(signal: Signal) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from detectors.base import score
 from detectors.batch import EventBatch, build_batch
 from detectors.calibration import fit_reference
 from detectors.familiar import POINTS_PER_CLASS, find_near, learn_points
@@ -107,7 +108,7 @@ def requests(prompts: list[int], bias: int, limit: int) -> EventBatch:
 
 def sweep_score(batch: EventBatch) -> NDArray[np.float32]:
     signal = RequestParameters(fit_reference("toy", [asking(0, TOPICS), asking(1, TOPICS)]).event)
-    return signal.score(batch, np.zeros(len(batch), np.int64), make_slabs(signal.fields, 1))[:, 0]
+    return score(signal, batch, np.zeros(len(batch), np.int64), make_slabs(signal.fields, 1))[:, 0]
 
 
 @pytest.mark.parametrize(
