@@ -14,6 +14,7 @@ import numpy as np
 from detectors.batch import SKETCH_SIZE
 from detectors.kernelcache import njit
 from detectors.prefetch import prefetch, slot_ahead
+from detectors.slabs import row_dtype
 from detectors.words import is_finite
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ SUMMARY_FIELDS: Fields = {
 """A key's summary: its slot in the engine, its events so far and when it was linked, its declared owner, when
 it was last seen, its group (0: none), the level of the campaign it was told of, and sums of sketches."""
 
-SUMMARY_BYTES = sum(
-    np.dtype(dtype).itemsize * int(np.prod(shape)) for dtype, shape in SUMMARY_FIELDS.values()
-)
+_ROW = row_dtype(SUMMARY_FIELDS)
+"""Side by side, as in slabs: an event needs most of its key's."""
+SUMMARY_BYTES = _ROW.itemsize
 
 IDLE_MS = 86_400_000
 """A key not seen for so long gives its summary up to a new one when the table is full."""
@@ -63,10 +64,12 @@ class Summaries:
         self.capacity = capacity
         self.used = 0
         self._hand = 0
-        self._columns = {
-            name: np.zeros((0, *shape), dtype) for name, (dtype, shape) in SUMMARY_FIELDS.items()
-        }
+        self._keep(np.zeros(0, _ROW))
         self._row_of = np.full(0, -1, np.int32)
+
+    def _keep(self, rows: NDArray[Any]) -> None:
+        self._rows = rows
+        self._columns = {name: rows[name] for name in SUMMARY_FIELDS}
 
     def __len__(self) -> int:
         """Count the summaries."""
@@ -79,7 +82,7 @@ class Summaries:
     @property
     def nbytes(self) -> int:
         """Bytes of everything kept."""
-        return sum(column.nbytes for column in self._columns.values()) + self._row_of.nbytes
+        return self._rows.nbytes + self._row_of.nbytes
 
     def add(
         self,
@@ -138,17 +141,16 @@ class Summaries:
             grown = np.full(max(highest, 2 * len(self._row_of)), -1, np.int32)
             grown[: len(self._row_of)] = self._row_of
             self._row_of = grown
-        rows = len(self._columns["slot"])
+        rows = len(self._rows)
         fresh = 0
         if rows < min(self.used + len(slots), self.capacity):
             fresh = len(np.unique(slots[self._row_of[slots] < 0]))
         wanted = min(max(self.used + fresh, least), self.capacity)
         if wanted > rows:
             size = min(max(wanted, 2 * rows, _FIRST_ROWS), self.capacity)
-            for name, column in self._columns.items():
-                bigger = np.zeros((size, *column.shape[1:]), column.dtype)
-                bigger[: self.used] = column[: self.used]
-                self._columns[name] = bigger
+            bigger = np.zeros(size, _ROW)
+            bigger[: self.used] = self._rows[: self.used]
+            self._keep(bigger)
 
 
 @njit(cache=True, nogil=True)
@@ -158,11 +160,12 @@ def _add(
     slot: Array, count: Array, mark: Array, owner: Array, last_ms: Array, group: Array, told: Array,
     linked_mass: Array, fresh_mass: Array, linked: Array, fresh: Array,
 ) -> tuple[int, int]:  # fmt: skip
+    second_half = linked[:, SKETCH_SIZE // 2 :]
     for i in range(len(slots)):
         ahead = max(row_of[slot_ahead(slots, i)], 0)
-        prefetch(count, ahead)
         prefetch(last_ms, ahead)
-        prefetch(linked, ahead)
+        prefetch(second_half, ahead)
+        prefetch(fresh, ahead)
         row = int(row_of[slots[i]])
         if row < 0:
             row, hand = _place(time_ms[i], used, hand, capacity, last_ms)
