@@ -119,6 +119,7 @@ class RiverTier:
             raise ValueError(
                 f"no usable reference event for model {model}: its River forest cannot be trained"
             )
+        _make_window()  # what it imports would otherwise keep the first alert waiting
         forest = Forest(scale_of(usable), self.seed + model)
         for row in np.resize(forest.scaled(usable), (max(len(usable), 2 * WINDOW), usable.shape[1])):
             forest.learn(row, float(forest.scores(row[None])[0]))

@@ -76,7 +76,7 @@ class OutputWriter:
         self._replay_starts: dict[tuple[str, int], int] = {}
 
     async def start(self) -> None:
-        """Connect. Raises KafkaError."""
+        """Connect, and learn where the topics are, which the first outputs would wait for. Raises KafkaError."""
         self._producer = AIOKafkaProducer(
             bootstrap_servers=self._settings.kafka,
             **self._settings.kafka_security.client_arguments(),
@@ -85,6 +85,8 @@ class OutputWriter:
             linger_ms=_LINGER_MS,
         )
         await self._producer.start()
+        for topic in OUTPUT_TOPICS:
+            await self._producer.partitions_for(self._settings.topic(topic))
 
     async def stop(self) -> None:
         """Write what is under way, then disconnect."""

@@ -180,7 +180,9 @@ class CampaignDetector:
         numbers, members, edges = _split(self._summaries["group"])
         total = self._summaries["count"][members].astype(np.int64)
         since = total - self._summaries["mark"][members]
-        tests = PERIOD_LOOKS * (self._counters["tested"] + self._counters["tested_before"])
+        # Groups that outlive a pause of weeks are in no week's count.
+        linked = max(self._counters["tested"] + self._counters["tested_before"], len(self._groups))
+        tests = PERIOD_LOOKS * linked
         p_values = np.minimum(pace_p_values(since, total, edges) * tests, 1.0)
         findings = []
         for group in np.flatnonzero(p_values <= CAMPAIGN_BUDGETS[0]).tolist():

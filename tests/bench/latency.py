@@ -11,6 +11,7 @@ knows when it began to send that. Micro-batches are made before, so that the sen
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import subprocess
@@ -165,6 +166,8 @@ class Bench:
     async def run(self, rate: int, seconds: float, producer: Any) -> Load:
         """Run one load; return the latencies of the commands that it caused."""
         background = itertools.cycle(make_background(rate))
+        gc.collect()
+        gc.freeze()  # else the sender pauses, now and then, to go through what it has made
         before = set(self.commands)
         start_s = time.perf_counter()
         attacks = [asyncio.create_task(self.attack(producer, start_s + seconds)) for _ in range(8)]

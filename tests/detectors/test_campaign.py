@@ -16,7 +16,7 @@ from traffic import MODEL, honest, interleave, key_batch
 from detectors.arrays import pack_arrays, unpack_arrays
 from detectors.batch import format_key_reference
 from detectors.calibration import fit_reference
-from detectors.campaign.detector import KEYS_PER_MODEL
+from detectors.campaign.detector import KEYS_PER_MODEL, WEEK_MS
 from detectors.campaign.links import agreement, find_groups
 from detectors.campaign.pace import CAMPAIGN_BUDGETS, pace_p_values
 from detectors.campaign.pooled import owner_ids
@@ -92,6 +92,17 @@ def test_customers_are_no_campaign_not_even_with_one_subject() -> None:
     counts = np.random.default_rng(9).lognormal(4, 1.1, 20).astype(int) + 10
     alike = [asking(7000 + k, shared_centre(), int(count)) for k, count in enumerate(counts)]
     assert campaigns(interleave(alike)) == []
+
+
+def test_a_campaign_goes_on_being_tested_after_weeks_without_traffic() -> None:
+    """Or after one event of a client whose clock is weeks ahead."""
+    whole = interleave(split())
+    for linked in (200, 300, 400, 500):
+        late = np.arange(len(whole)) >= linked
+        engine = Engine(EngineSettings(), {MODEL: reference()})
+        alerts = campaigns(replace(whole, time_ms=whole.time_ms + 5 * WEEK_MS * late), engine)
+        assert all(0 < alert.key_p_value <= CAMPAIGN_BUDGETS[0] for alert in alerts)
+        assert alerts, f"not found when it paused after {linked} queries"
 
 
 def test_a_campaign_alert_says_what_it_found() -> None:
