@@ -187,13 +187,19 @@ def score_near_duplicates(
 
 @njit(cache=True, nogil=True, inline="always")
 def _fetch_page(slot: int, ring_page: Array, ring_count: Array, memory: Array, start: Array) -> None:
-    """Begin to load a slot's page."""
+    """Begin to load what is filled of a slot's page."""
     count = np.int64(ring_count[slot])
     if count > 0:
         size = size_of(count)
+        length = LENGTHS[size]
         first = place_of(np.int64(ring_page[slot]), size, start)
-        for place in range(first, first + LENGTHS[size] * ENTRY_BYTES, CACHE_LINE_BYTES):
-            prefetch(memory, place)
+        if length <= CACHE_LINE_BYTES:
+            for place in range(first, first + length * ENTRY_BYTES, CACHE_LINE_BYTES):
+                prefetch(memory, place)
+        else:
+            for row in range(first, first + length * ENTRY_BYTES, length):
+                for place in range(row, row + min(count, length), CACHE_LINE_BYTES):
+                    prefetch(memory, place)
 
 
 @njit(cache=True, nogil=True, inline="always")
