@@ -55,6 +55,10 @@ class Template:
         """Write the message: a clone's keys, and times spread over what has passed since its last one."""
         keys = self._keys.copy()
         keys[:, 3] ^= np.uint32(clone * 0x9E3779B1 & 0xFFFFFFFF)
+        return self.of_keys(keys, since_ms, until_ms)
+
+    def of_keys(self, keys: NDArray[np.uint32], since_ms: int, until_ms: int) -> bytes:
+        """Write the message under these keys (`BATCH_EVENTS`, 4)."""
         times = (since_ms + (until_ms - since_ms) * self._place).astype("<i8")
         return b"".join((self._head, keys.tobytes(), self._epochs, times.tobytes(), self._tail))
 

@@ -105,6 +105,18 @@ def test_a_campaign_goes_on_being_tested_after_weeks_without_traffic() -> None:
         assert alerts, f"not found when it paused after {linked} queries"
 
 
+@given(seed=st.integers(0, 10_000), share=st.sampled_from([0.002, 0.02, 0.5]))
+@settings(max_examples=10, deadline=None)
+def test_no_clock_of_a_client_stops_the_engine(seed: int, share: float) -> None:
+    """Some are years off, for an event or from then on."""
+    rng, whole = np.random.default_rng(seed), interleave([*split(), *customers()])
+    jumps = np.where(rng.random(len(whole)) < share, rng.integers(-500, 500, len(whole)), 0)
+    lasting = np.cumsum(jumps * (rng.random(len(whole)) < 0.2))
+    engine = Engine(EngineSettings(), {MODEL: reference()})
+    alerts = engine.process(replace(whole, time_ms=whole.time_ms + WEEK_MS * (jumps + lasting)))
+    assert all(0 < alert.key_p_value <= 1 for alert in alerts)
+
+
 def test_a_campaign_alert_says_what_it_found() -> None:
     alert = campaigns(interleave(split()))[-1]
     assert alert.key in alert.members
