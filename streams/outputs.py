@@ -76,7 +76,7 @@ class OutputWriter:
         self._replay_starts: dict[tuple[str, int], int] = {}
 
     async def start(self) -> None:
-        """Connect, and learn where the topics are: the first output would wait for that. Raises KafkaError."""
+        """Connect, and learn where the topics are: the first output would wait for it. Raises KafkaError."""
         self._producer = AIOKafkaProducer(
             bootstrap_servers=self._settings.kafka,
             **self._settings.kafka_security.client_arguments(),
