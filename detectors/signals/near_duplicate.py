@@ -188,7 +188,7 @@ def score_near_duplicates(
 @njit(cache=True, nogil=True, inline="always")
 def _fetch_page(slot: int, ring_page: Array, ring_count: Array, memory: Array, start: Array) -> None:
     """Begin to load what is filled of a slot's page."""
-    count = np.int64(ring_count[slot])
+    count = int(ring_count[slot])
     if count > 0:
         size = size_of(count)
         length = LENGTHS[size]
