@@ -86,6 +86,7 @@ class SecondOpinion:
     def add_model(self, model: int, reference: RiverReference) -> None:
         """Take up a model; its forest is trained at once (a second or two, with River's import)."""
         self._references[model] = reference
+        self._surprises(model, np.ones(1, np.float32))  # compiled now, not with the first alert
         self._tier.pretrain(model, reference.sample)
 
     def drop(self, slots: NDArray[np.int64]) -> None:
