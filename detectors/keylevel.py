@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MINIMUM_MASS = 8.0
 """A statistic says nothing about a key before this many queries (less for horizon 1)."""
+_ROWS = 128
+"""Rows judged side by side."""
 
 
 @njit(cache=True, nogil=True)
@@ -46,35 +48,55 @@ def tail(z: float, knots: Array, surprise: Array, slope: float) -> float:
 @njit(cache=True, nogil=True)
 def read_tail(z: Array, knots: Array, surprise: Array, slope: float, out: Array) -> None:
     """Do as `tail` does for many values (n,)."""
-    floor, slopes = prepare(knots.reshape(1, -1), surprise.reshape(1, -1), np.array([slope], np.float32))
-    for i in range(len(z)):
-        out[i] = _read(z[i], knots, surprise, slopes[0]) if z[i] > floor[0] else np.float32(0)
+    tails = prepare(knots.reshape(1, -1), surprise.reshape(1, -1), np.array([slope], np.float32))
+    _read(z, len(z), 0, tails, np.empty(len(z), np.int32), out)
 
 
 @njit(cache=True, nogil=True)
-def prepare(knots: Array, surprise: Array, slope: Array) -> tuple[Array, Array]:
-    """Return of each tail (rows, K) the largest value that says nothing, and the slopes behind the knots."""
+def prepare(knots: Array, surprise: Array, slope: Array) -> tuple[Array, Array, Array, Array]:
+    """Return of tails (rows, K) what reading them takes: knots, surprises, slopes behind them, floors (rows,).
+
+    A floor is the largest value that says nothing; knots below all floors are left out.
+    """
     floor, slopes = knots[:, 0].copy(), np.empty_like(knots)
+    silent = knots.shape[1]
     for row in range(len(knots)):
         for k in range(knots.shape[1] - 1):
             step = knots[row, k + 1] - knots[row, k]
             slopes[row, k] = (surprise[row, k + 1] - surprise[row, k]) / step
         slopes[row, -1] = slope[row]
+        last = 0
         for k in range(knots.shape[1]):
             if surprise[row, k] != 0:
                 break
-            floor[row] = knots[row, k]
-    return floor, slopes
+            floor[row], last = knots[row, k], k
+        silent = min(silent, last)
+    return knots[:, silent:].copy(), surprise[:, silent:].copy(), slopes[:, silent:].copy(), floor
 
 
 @njit(cache=True, nogil=True)
-def _read(z: float, knots: Array, surprise: Array, slopes: Array) -> Any:
-    """Read a tail at a value above its first knot."""
-    below = np.int32(0)
-    for k in range(len(knots)):  # counted, not searched, so that many are compared at once
-        below = np.int32(below + np.int32(knots[k] < z))
-    low = below - 1
-    return np.float32(surprise[low] + (z - knots[low]) * slopes[low])
+def _read(z: Array, count: int, row: int, tails: Any, below: Array, out: Array) -> None:
+    """Read a row of prepared tails at the first values of `z`, side by side; 0 up to the floor.
+
+    `below` is room for as many whole numbers.
+    """
+    knots, surprise, slopes, floor = tails[0][row], tails[1][row], tails[2][row], tails[3][row]
+    below[:count] = -1
+    odd = len(knots) % 4
+    for k in range(odd):  # counted, not searched, so that many values are compared at once
+        knot = knots[k]
+        for i in range(count):
+            below[i] = np.int32(below[i] + np.int32(knot < z[i]))
+    for k in range(odd, len(knots), 4):
+        first, second, third, fourth = knots[k], knots[k + 1], knots[k + 2], knots[k + 3]
+        for i in range(count):
+            two = np.int32(np.int32(first < z[i]) + np.int32(second < z[i]))
+            four = np.int32(two + np.int32(np.int32(third < z[i]) + np.int32(fourth < z[i])))
+            below[i] = np.int32(below[i] + four)
+    for i in range(count):
+        low = np.uint64(max(below[i], np.int32(0)))
+        value = np.float32(surprise[low] + (z[i] - knots[low]) * slopes[low])
+        out[i] = value if z[i] > floor else np.float32(0)
 
 
 @njit(cache=True, nogil=True)
@@ -90,63 +112,68 @@ def surprises(
     (rows after the statistics), so that many statistics do not mean many alarms; the overall one is the
     largest over groups, whose tables already stand for their shares of the budget.
     """
-    statistics = z.shape[1]
-    floor, slopes = prepare(knots, table, slope)
-    largest = np.empty(len(knots) - statistics, np.float32)
-    for i in range(len(z)):
-        largest[:] = 0
-        by_family[i] = 0
-        for s in range(statistics):
-            value = np.float32(0)
-            if z[i, s] > floor[s]:
-                value = _read(z[i, s], knots[s], table[s], slopes[s])
-                by_family[i, family_of[s]] = max(by_family[i, family_of[s]], min(value, limit))
-                largest[group_of[s]] = max(largest[group_of[s]], value)
-            by_statistic[i, s] = min(value, limit)
-        overall[i] = min(_largest_group(largest, knots, table, floor, slopes), limit)
+    rows, statistics = z.shape
+    tails = prepare(knots, table, slope)
+    largest = np.zeros((len(knots) - statistics, rows), np.float32)
+    value, below = np.empty(rows, np.float32), np.empty(rows, np.int32)
+    by_family[:] = 0
+    for s in range(statistics):
+        family, group = family_of[s], group_of[s]
+        _read(z[:, s].copy(), rows, s, tails, below, value)
+        for i in range(rows):
+            by_statistic[i, s] = min(value[i], limit)
+            by_family[i, family] = max(by_family[i, family], by_statistic[i, s])
+            largest[group, i] = max(largest[group, i], value[i])
+    _read_groups(largest, rows, tails, limit, below, value, overall)
 
 
 @njit(cache=True, nogil=True)
-def _largest_group(largest: Array, knots: Array, table: Array, floor: Array, slopes: Array) -> Any:
-    """Read each group's largest surprise in its own tail, and return the largest of that."""
-    overall, statistics = np.float32(0), len(knots) - len(largest)
-    for g in range(len(largest)):
-        row = statistics + g
-        if largest[g] > floor[row]:
-            overall = max(overall, _read(largest[g], knots[row], table[row], slopes[row]))
-    return overall
+def _read_groups(
+    largest: Array, count: int, tails: Any, limit: float, below: Array, value: Array, overall: Array
+) -> None:
+    """Read each group's largest surprises (G, n) in its own tail, and write the largest over groups."""
+    statistics = len(tails[0]) - len(largest)
+    overall[:count] = 0
+    for group in range(len(largest)):
+        _read(largest[group], count, statistics + group, tails, below, value)
+        for i in range(count):
+            overall[i] = min(max(overall[i], value[i]), limit)
 
 
 @njit(cache=True, nogil=True)
 def judge(
     mean: Array, mass: Array, slots: Array, horizons: Array, centre: Array, within: Array, between: Array,
-    group_of: Array, knots: Array, table: Array, floor: Array, slopes: Array, limit: float,
-    peak: Array, overall: Array,
+    group_of: Array, tails: Any, limit: float, peak: Array, overall: Array,
 ) -> None:  # fmt: skip
     """Write how surprising each row's key is (n,), from its running means (n, S), and keep its peaks.
 
-    As `standardise`, `note_peaks` and `surprises` one after the other; few rows are ever asked what they say
-    in each tail. `prepare` is done before.
+    As `standardise`, `note_peaks` and `surprises` one after the other, with tails of `prepare`; few rows are
+    ever asked what they say in each tail.
     """
-    least = np.minimum(horizons, np.float32(MINIMUM_MASS))
-    z, largest = np.empty(len(horizons), np.float32), np.empty(len(knots) - len(horizons), np.float32)
-    for i in range(len(slots)):
-        slot, speaks = slots[i], np.uint32(0)
-        prefetch(peak, slot_ahead(slots, i))
-        for s in range(len(z)):
-            variance = between[s] + within[s] / max(mass[i, s], least[s])
-            apart = (mean[i, s] - centre[s]) / np.sqrt(variance)
-            z[s] = apart if mass[i, s] >= least[s] else -np.float32(np.inf)
-            speaks += np.uint32(z[s] > floor[s])
-            peak[slot, s] = max(peak[slot, s], z[s])
-        overall[i] = 0
-        if speaks:
-            largest[:] = 0
-            for s in range(len(z)):
-                if z[s] > floor[s]:
-                    value = _read(z[s], knots[s], table[s], slopes[s])
-                    largest[group_of[s]] = max(largest[group_of[s]], value)
-            overall[i] = min(_largest_group(largest, knots, table, floor, slopes), limit)
+    least, statistics = np.minimum(horizons, np.float32(MINIMUM_MASS)), len(horizons)
+    z, columns = np.empty(statistics, np.float32), np.empty((statistics, _ROWS), np.float32)
+    largest = np.empty((len(tails[0]) - statistics, _ROWS), np.float32)
+    value, below = np.empty(_ROWS, np.float32), np.empty(_ROWS, np.int32)
+    for start in range(0, len(slots), _ROWS):
+        count = min(_ROWS, len(slots) - start)
+        for row in range(count):
+            i = start + row
+            slot = slots[i]
+            prefetch(peak, slot_ahead(slots, i))
+            for s in range(statistics):
+                variance = between[s] + within[s] / max(mass[i, s], least[s])
+                apart = (mean[i, s] - centre[s]) / np.sqrt(variance)
+                z[s] = apart if mass[i, s] >= least[s] else -np.float32(np.inf)
+                peak[slot, s] = max(peak[slot, s], z[s])
+            for s in range(statistics):
+                columns[s, row] = z[s]
+        largest[:] = 0
+        for s in range(statistics):
+            group = group_of[s]
+            _read(columns[s], count, s, tails, below, value)
+            for row in range(count):
+                largest[group, row] = max(largest[group, row], value[row])
+        _read_groups(largest, count, tails, limit, below, value, overall[start:])
 
 
 @njit(cache=True, nogil=True)

@@ -12,31 +12,29 @@ if TYPE_CHECKING:
     from detectors.base import Array
 
 _CELLS = 2048
-_FEW = 256
-"""Values for which it is not worth while to cut the range in cells."""
 
 
 @njit(cache=True, nogil=True)
-def count_below(values: Array, table: Array, out: Array) -> None:
-    """Count the entries of a sorted table (k,) that are less than each value; none for NaN.
-
-    As `numpy.searchsorted` on the left, ten times as fast: the table's range is cut in even cells first, and
-    only the entries of a value's cell are compared with it. A number's cell never falls as the number grows,
-    so this is exact. `values` and `table` are float32; `out` is uint32 (n,).
-    """
-    count = len(table)
-    if len(values) < _FEW:
-        for i in range(len(values)):
-            out[i] = 0 if np.isnan(values[i]) else _first_not_below(table, values[i], 0, count)
-        return
-    low = table[0] if count else np.float32(0)
-    span = table[-1] - low if count else np.float32(0)
-    scale = np.float32(_CELLS - 1) / span if span > 0 else np.float32(0)
+def cut_range(table: Array) -> Array:
+    """Cut the range of a sorted table (k,) in even cells: where each begins among the entries, uint32."""
+    low, scale = _grid(table)
     first = np.zeros(_CELLS + 1, np.uint32)
     for entry in table:
         first[_cell(entry, low, scale) + 1] += np.uint32(1)
     for cell in range(_CELLS):
         first[cell + 1] += first[cell]
+    return first
+
+
+@njit(cache=True, nogil=True)
+def count_below(values: Array, table: Array, first: Array, out: Array) -> None:
+    """Count the entries of a sorted table (k,) that are less than each value; none for NaN.
+
+    As `numpy.searchsorted` on the left, ten times as fast: only the entries of a value's cell are compared
+    with it (`first`, from `cut_range`). A number's cell never falls as the number grows, so this is exact.
+    `values` and `table` are float32; `out` is uint32 (n,).
+    """
+    low, scale = _grid(table)
     for i in range(len(values)):
         value = values[i]
         if not value > low:
@@ -44,6 +42,14 @@ def count_below(values: Array, table: Array, out: Array) -> None:
             continue
         cell = _cell(value, low, scale)
         out[i] = _first_not_below(table, value, np.int64(first[cell]), np.int64(first[cell + 1]))
+
+
+@njit(cache=True, nogil=True)
+def _grid(table: Array) -> tuple[float, float]:
+    """Return where the cells begin, and how many there are to a unit."""
+    low = table[0] if len(table) else np.float32(0)
+    span = table[-1] - low if len(table) else np.float32(0)
+    return low, np.float32(_CELLS - 1) / span if span > 0 else np.float32(0)
 
 
 @njit(cache=True, nogil=True, inline="always")

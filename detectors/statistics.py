@@ -13,7 +13,7 @@ import numpy as np
 
 from detectors.kernelcache import njit
 from detectors.prefetch import prefetch, slot_ahead
-from detectors.search import count_below
+from detectors.search import count_below, cut_range
 from detectors.signals import ALL_SIGNALS
 
 if TYPE_CHECKING:
@@ -168,27 +168,28 @@ def event_values(
 
 
 def value_tables(reference: EventReference) -> tuple[Array, ...]:
-    """Return where the benign scores lie."""
-    return (
+    """Return where the benign scores lie: sorted tables, each followed by the cells of its range."""
+    tables = (
         reference.distance_table,
         reference.embedding_table,
         reference.hardness_table,
-        reference.overall_table,
+        -reference.overall_table[::-1],  # small distances are odd
     )
+    return tuple(part for table in tables for part in (table, cut_range(table)))
 
 
 @njit(cache=True, nogil=True)
 def write_values(
     values: Array, weight: Array, bets: Array, scores: Array,
-    input_table: Array, embedding_table: Array, hardness_table: Array, overall_table: Array,
+    input_table: Array, input_cells: Array, embedding_table: Array, embedding_cells: Array,
+    hardness_table: Array, hardness_cells: Array, overall_table: Array, overall_cells: Array,
 ) -> None:  # fmt: skip
     """Write what `event_values` returns."""
     below = np.empty((4, len(scores)), np.uint32)
-    count_below(scores[:, _INPUT], input_table, below[0])
-    count_below(scores[:, _EMBEDDING], embedding_table, below[1])
-    count_below(scores[:, _HARDNESS], hardness_table, below[2])
-    # Upside down: small distances are odd.
-    count_below(-scores[:, _OVERALL], -overall_table[::-1], below[3])
+    count_below(scores[:, _INPUT], input_table, input_cells, below[0])
+    count_below(scores[:, _EMBEDDING], embedding_table, embedding_cells, below[1])
+    count_below(scores[:, _HARDNESS], hardness_table, hardness_cells, below[2])
+    count_below(-scores[:, _OVERALL], overall_table, overall_cells, below[3])
     for i in range(len(scores)):
         odd = _p_value(scores[i, _INPUT], below[0, i], len(input_table))
         if np.isnan(odd):

@@ -99,11 +99,7 @@ class Watch:
         self._budget = None if reference.extraction is None else Budget(reference.extraction)
         self._track = Track(reference.event)
         key = reference.key
-        self._tails = (
-            key.tail_knots,
-            key.tail_surprise,
-            *prepare(key.tail_knots, key.tail_surprise, key.tail_slope),
-        )
+        self._tails = prepare(key.tail_knots, key.tail_surprise, key.tail_slope)
 
     @property
     def current(self) -> Watch:
@@ -141,7 +137,7 @@ class Watch:
         key, overall = self.reference.key, np.empty(len(slots), np.float32)
         level = key.mean, key.within_variance, key.between_variance
         judge(
-            progress.mean, progress.mass, slots, HORIZONS, *level, GROUP_OF, *self._tails,
+            progress.mean, progress.mass, slots, HORIZONS, *level, GROUP_OF, self._tails,
             surprise_limit(key), slabs["z_peak"], overall,
         )  # fmt: skip
         return overall

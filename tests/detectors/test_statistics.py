@@ -24,7 +24,7 @@ from detectors.keylevel import (
     standardise,
     surprises,
 )
-from detectors.search import count_below
+from detectors.search import count_below, cut_range
 from detectors.slabs import make_slabs
 from detectors.statistics import (
     FAMILIES,
@@ -109,7 +109,7 @@ def test_a_young_key_has_no_opinion_and_an_old_one_is_compared_by_its_spread() -
 def test_the_judge_says_what_its_three_parts_say_one_after_the_other(seed: int, heat: float) -> None:
     """Without heat keys are too young for any tail to speak, at the highest most do."""
     key, rng = reference().key, np.random.default_rng(seed)
-    count, size = 40, len(STATISTICS)
+    count, size = 300, len(STATISTICS)
     apart = heat * rng.standard_normal((count, size))
     mean = (key.mean + apart * np.sqrt(key.between_variance + key.within_variance)).astype(np.float32)
     mass = np.minimum(rng.uniform(0, 300, (count, size)) * (heat > 0), HORIZONS).astype(np.float32)
@@ -122,7 +122,7 @@ def test_the_judge_says_what_its_three_parts_say_one_after_the_other(seed: int, 
     parts = np.empty((count, size), np.float32), np.empty((count, len(FAMILIES)), np.float32)
     surprises(z, FAMILY_OF, GROUP_OF, *tails, key.tail_slope, limit, *parts, overall)
     prepared = prepare(*tails, key.tail_slope)
-    judge(mean, mass, slots, HORIZONS, *level, GROUP_OF, *tails, *prepared, limit, peaks, found)
+    judge(mean, mass, slots, HORIZONS, *level, GROUP_OF, prepared, limit, peaks, found)
     assert found.tobytes() == overall.tobytes()
     assert peaks.tobytes() == peak.tobytes()
     assert (found.max() > 0) == (heat > 0)
@@ -189,9 +189,8 @@ def test_every_statistic_belongs_to_a_family_that_is_reported() -> None:
     assert [FAMILIES[f] for f in FAMILY_OF] == [s.value.family for s in STATISTICS]
 
 
-@given(seed=st.integers(0, 2**32), count=st.sampled_from([1, 40, 255, 256, 3000]), size=st.integers(0, 60))
+@given(seed=st.integers(0, 2**32), count=st.sampled_from([1, 40, 3000]), size=st.integers(0, 60))
 def test_values_are_counted_below_as_numpy_does(seed: int, count: int, size: int) -> None:
-    """Few and many are looked up in different ways."""
     rng = np.random.default_rng(seed)
     table = np.sort(rng.choice([rng.standard_normal(), 0.0, 1.0, *rng.standard_normal(9)], size)).astype("f4")
     odd = np.array([np.nan, np.inf, -np.inf, *table], np.float32)
@@ -199,7 +198,7 @@ def test_values_are_counted_below_as_numpy_does(seed: int, count: int, size: int
         "f4"
     )
     found = np.empty(count, np.uint32)
-    count_below(values, table, found)
+    count_below(values, table, cut_range(table), found)
     expected = np.where(np.isnan(values), 0, np.searchsorted(table, values, "left"))
     np.testing.assert_array_equal(found, expected)
 
