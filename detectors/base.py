@@ -67,6 +67,9 @@ class Signal(Protocol):
     scores: ClassVar[tuple[str, ...]]
     """Names of the columns that are scored; a higher score is stranger."""
     fields: ClassVar[Fields]
+    counts_all: ClassVar[bool]
+    """Whether it follows the queries too that are not looked at (`detectors.attention`): it is cheap, and
+    would be wrong otherwise."""
 
     def __init__(self, reference: EventReference) -> None:
         """Compare with this reference."""

@@ -99,6 +99,11 @@ class EventBatch:
         """Count the events."""
         return len(self.time_ms)
 
+    def subject(self, row: int) -> tuple[str, str]:
+        """Return the key reference and the model of a row."""
+        key = format_key_reference(self.key_epoch[row], *self.key[row])
+        return key, self.models[self.model[row]]
+
     def take(self, rows: NDArray[Any] | slice) -> Self:
         """Return the batch of the chosen rows (indices, mask or slice), same names."""
         if isinstance(rows, slice) and rows.indices(len(self)) == (0, len(self), 1):

@@ -19,8 +19,7 @@ import numpy as np
 from detectors.alert import Extraction
 from detectors.kernelcache import njit
 from detectors.reference import ExtractionReference
-from detectors.signals.coverage import CELLS, cell_numbers, planes
-from detectors.statistics import SCORES
+from detectors.signals.coverage import CELLS, Coverage, cell_numbers, planes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,8 +61,7 @@ BUDGET_FIELDS: Fields = {"first_ms": ("i8", ()), "held": ("f4", ()), "told": ("u
 """When the key was first seen, which the engine sets; queries held, as of the last event; whether the key was
 told of."""
 
-_SPREAD_SCORES = tuple(SCORES.index(name) for name in ("cells_visited", "repeats", "label_nats"))
-SPREAD_COLUMNS = len(_SPREAD_SCORES) + 2
+SPREAD_COLUMNS = len(Coverage.scores) + 2
 PARTS = ("held", "distinct", "coverage", "labels", "fresh")
 """What is known of a key after an event: queries held, distinct queries, and the three ratios to ordinary
 traffic."""
@@ -77,20 +75,27 @@ class Crossed(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def follow_spread(out: Array, scores: Array, weight: Array, slots: Array, fresh: Array) -> None:
+def follow_spread(
+    out: Array, coverage: Array, rows: Array, weight: Array, slots: Array, fresh: Array
+) -> None:  # fmt: skip
     """Add each row to its key's account, the slab `fresh`.
 
-    `out` (n, SPREAD_COLUMNS) gets three of the `scores` (n, len(detectors.statistics.SCORES)) and the key's
-    account after the row, NaN where the event has no sketch.
+    `out` (n, SPREAD_COLUMNS) gets the scores of `detectors.signals.coverage` (n, 3) and the key's account
+    after the row, NaN where the event has no sketch. `weight` (m,) is known of the `rows` (m,) that were
+    looked at, ascending; the others weigh as much as those of their key did on average.
     """
+    looked = 0
     for i in range(len(slots)):
-        for k in range(len(_SPREAD_SCORES)):
-            out[i, k] = scores[i, _SPREAD_SCORES[k]]
-        out[i, len(_SPREAD_SCORES) :] = np.nan
+        slot = slots[i]
+        is_known = looked < len(rows) and rows[looked] == i
+        own = weight[looked] if is_known else fresh[slot, 0] / max(fresh[slot, 1], np.float32(1))
+        looked += int(is_known)
+        out[i, :3] = coverage[i]
+        out[i, 3:] = np.nan
         if not np.isnan(out[i, 0]):
-            fresh[slots[i], 0] += weight[i]
-            fresh[slots[i], 1] += 1
-            out[i, len(_SPREAD_SCORES) :] = fresh[slots[i]]
+            fresh[slot, 0] += own
+            fresh[slot, 1] += 1
+            out[i, 3:] = fresh[slot]
 
 
 class Budget:

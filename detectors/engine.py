@@ -6,14 +6,15 @@ One engine per source partition. Pure: the same batches in the same order give t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from detectors.alert import is_budget_alert
 from detectors.arrays import ArrayFormatError, pack_arrays, unpack_arrays
-from detectors.batch import SYNTHETIC_EPOCH, format_key_reference, is_synthetic
+from detectors.attention import attend, whole
+from detectors.batch import SYNTHETIC_EPOCH, is_synthetic
 from detectors.budgetalert import make_budget_alert
 from detectors.campaign import make_campaign_alert, owner_ids
 from detectors.explain import make_alert
@@ -22,6 +23,7 @@ from detectors.keystate import KEY_LAYOUT, KeyState
 from detectors.keysummary import KeySummary, summarise
 from detectors.learner import GUILTY, HONEST, Learner, borrow
 from detectors.modelalert import make_model_alert
+from detectors.modelrows import ModelRows
 from detectors.modelwatch import ModelWatch
 from detectors.parts import PartWriter, StateError, cannot_restore
 from detectors.reference import STATISTIC_NAMES
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detectors.alert import Alert
+    from detectors.attention import Part
     from detectors.base import Array
     from detectors.batch import EventBatch
     from detectors.reference import ModelReference
@@ -260,8 +263,8 @@ class Engine:
         alerts: list[tuple[int, Alert]] = []
         for one in np.bincount(models).nonzero()[0].tolist():
             rows = (models == one).nonzero()[0]
-            place = _Rows(one, rows, slots[rows], number[rows])
-            alerts += self._watch_model(place, batch if len(rows) == len(batch) else batch.take(rows))
+            own = batch if len(rows) == len(batch) else batch.take(rows)
+            alerts += self._watch_model(ModelRows(one, own, rows, slots[rows], number[rows]))
         alerts.sort(key=lambda pair: pair[0])
         return [self._judge(alert, int(slots[row])) for row, alert in alerts]
 
@@ -283,56 +286,58 @@ class Engine:
             self._keys.slabs["discovered"][slot] = discovered
         return msgspec.structs.replace(alert, is_discovery=discovered)
 
-    def _watch_model(self, place: _Rows, batch: EventBatch) -> list[tuple[int, Alert]]:
+    def _watch_model(self, rows: ModelRows) -> list[tuple[int, Alert]]:
         """Watch the rows of one model, in pieces that end where it learns or looks for campaigns."""
-        model = self._models[place.model]
+        model, slabs = self._models[rows.model], self._keys.slabs
         watch = model.watch
-        alerts = []
-        owners = owner_ids(batch)
+        alerts: list[tuple[int, Alert]] = []
         start = 0
-        while start < len(batch):
-            stop = min(len(batch), start + model.until_next_stop)
-            cut = slice(start, stop)
-            part, slots, number = batch.take(cut), place.slots[cut], place.number[cut]
-            watched = watch.process(part, slots, self._keys.slabs, number)
-            for reached in self._consult(place.model, watched, part, slots):
-                first = int(self._keys.slabs["first_offset"][slots[reached.row]])
-                alert = make_alert(reached, part, watch.current, int(number[reached.row]), first)
-                alerts.append((int(place.rows[start + reached.row]), alert))
-            for crossed in [] if watched is None else watched.crossed:
-                if not self._is_forgiven(*_named(part, crossed.row)):
-                    first = int(self._keys.slabs["first_offset"][slots[crossed.row]])
-                    queries, version = int(number[crossed.row]), watch.current.version
-                    alert = make_budget_alert(crossed, part, queries, first, version)
-                    alerts.append((int(place.rows[start + crossed.row]), alert))
-            if watched is not None:
-                odd = self._find_odd_model(model, watched, part, slots)
-                alerts += [(int(place.rows[start + row]), alert) for row, alert in odd]
-            found = self._find_campaigns(model, part, slots, owners[cut])
-            alerts += [(int(place.rows[stop - 1]), alert) for alert in found]
+        while start < len(rows.slots):
+            piece = rows.cut(slice(start, start + model.until_next_stop))
+            start += len(piece.slots)
+            watched = watch.process(piece.batch, piece.slots, slabs, piece.number, self._attend(model, piece))
+            alerts += [] if watched is None else self._tell(piece, watched)
+            last = int(piece.rows[-1])
+            alerts += [(last, alert) for alert in self._find_campaigns(model, piece.batch, piece.slots)]
             if isinstance(watch, Learner) and not watch.until_next_fit:
-                watch.fit(self._keys.slabs, self._keys.members(place.model))
-            start = stop
+                watch.fit(slabs, self._keys.members(rows.model))
         return alerts
 
-    def _consult(
-        self, model: int, watched: Watched | None, batch: EventBatch, slots: NDArray[np.int64]
-    ) -> list[Reached]:
+    def _attend(self, model: ModelWatch, piece: ModelRows) -> Part:
+        """Choose what to look at; everything while it is learned what is odd."""
+        if model.current is None:
+            return whole(piece.batch, piece.slots)
+        return attend(piece.batch, piece.slots, piece.number, self._settings.attentive_queries)
+
+    def _tell(self, piece: ModelRows, watched: Watched) -> Iterator[tuple[int, Alert]]:
+        """Make the alerts of what was seen in a piece, each with its row in the engine's batch."""
+        model, part, first = self._models[piece.model], watched.part, self._keys.slabs["first_offset"]
+        current = model.watch.current
+        for reached in self._consult(piece.model, watched):
+            row, slot = int(part.rows[reached.row]), part.slots[reached.row]
+            alert = make_alert(reached, part.batch, current, int(piece.number[row]), int(first[slot]))
+            yield int(piece.rows[row]), alert
+        for crossed in watched.crossed:
+            row, slot = crossed.row, piece.slots[crossed.row]
+            if not self._is_forgiven(*piece.batch.subject(row)):
+                queries, version = int(piece.number[row]), current.version
+                alert = make_budget_alert(crossed, piece.batch, queries, int(first[slot]), version)
+                yield int(piece.rows[row]), alert
+        for row, alert in self._find_odd_model(model, watched):
+            yield int(piece.rows[part.rows[row]]), alert
+
+    def _consult(self, model: int, watched: Watched) -> list[Reached]:
         """Add River's verdict to what was reached, and leave out the forgiven."""
-        if watched is None:
-            return []
-        river = self._second.advance(model, slots, batch.time_ms, watched)
+        river = self._second.advance(model, watched)
         return [
             reached._replace(river=float(river[reached.row]))
             for reached in watched.reached
-            if not self._is_forgiven(*_named(batch, reached.row))
+            if not self._is_forgiven(*watched.part.batch.subject(reached.row))
         ]
 
-    def _find_campaigns(
-        self, model: ModelWatch, batch: EventBatch, slots: NDArray[np.int64], owners: NDArray[np.int32]
-    ) -> list[Alert]:
+    def _find_campaigns(self, model: ModelWatch, batch: EventBatch, slots: NDArray[np.int64]) -> list[Alert]:
         """Look for keys that are one attacker, leaving out the forgiven ones."""
-        current = model.current
+        current, owners = model.current, owner_ids(batch)
         reference = None if current is None else current.reference
         real = batch.key_epoch != SYNTHETIC_EPOCH
         if not real.all():
@@ -345,10 +350,9 @@ class Engine:
                 alerts.append(make_campaign_alert(finding, members, batch, current.version, first))
         return alerts
 
-    def _find_odd_model(
-        self, model: ModelWatch, watched: Watched, batch: EventBatch, slots: NDArray[np.int64]
-    ) -> list[tuple[int, Alert]]:
+    def _find_odd_model(self, model: ModelWatch, watched: Watched) -> list[tuple[int, Alert]]:
         """Look for several keys that are odd at once, unless a person calls the most of them honest."""
+        batch, slots = watched.part.batch, watched.part.slots
         real = (batch.key_epoch != SYNTHETIC_EPOCH).nonzero()[0]
         alerts = []
         for found in model.alarm.process(slots[real], watched.surprise[real], batch.time_ms[real]):
@@ -384,17 +388,3 @@ class Engine:
 
     def _is_forgiven(self, key: str, model: str) -> bool:
         return (key, None) in self._forgiven or (key, model) in self._forgiven
-
-
-class _Rows(NamedTuple):
-    """The rows of one model in a batch: their places in it, slots, and each key's event number."""
-
-    model: int
-    rows: NDArray[np.int64]
-    slots: NDArray[np.int64]
-    number: NDArray[np.int64]
-
-
-def _named(batch: EventBatch, row: int) -> tuple[str, str]:
-    """Return the key reference and the model of a row."""
-    return format_key_reference(batch.key_epoch[row], *batch.key[row]), batch.models[batch.model[row]]

@@ -54,9 +54,9 @@ def read_tail(z: Array, knots: Array, surprise: Array, slope: float, out: Array)
 
 @njit(cache=True, nogil=True)
 def prepare(knots: Array, surprise: Array, slope: Array) -> tuple[Array, Array, Array, Array]:
-    """Return of tails (rows, K) what reading them takes: knots, surprises, slopes behind them, floors (rows,).
+    """Return of tails (rows, K) what reading them takes: knots, surprises, slopes behind them, floors.
 
-    A floor is the largest value that says nothing; knots below all floors are left out.
+    A floor (rows,) is the largest value that says nothing; knots below all floors are left out.
     """
     floor, slopes = knots[:, 0].copy(), np.empty_like(knots)
     silent = knots.shape[1]

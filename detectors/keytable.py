@@ -20,6 +20,7 @@ import numpy as np
 from detectors.kernelcache import njit
 from detectors.memory import reserve
 from detectors.prefetch import ROWS_AHEAD, prefetch
+from detectors.words import mix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -234,17 +235,9 @@ def _read_only(array: NDArray[Any]) -> NDArray[Any]:
 
 
 @njit(inline="always")
-def _mix(word: Any) -> Any:
-    """Finish a hash (the finaliser of SplitMix64; Steele, Lea, Flood 2014)."""
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return word ^ (word >> np.uint64(31))
-
-
-@njit(inline="always")
 def _hash(entity: Array) -> Any:
     word = entity[0] + np.uint64(0x9E3779B97F4A7C15) * entity[1] + np.uint64(0xD1B54A32D192ED03) * entity[2]
-    return _mix(word)
+    return mix(word)
 
 
 @njit(inline="always")
@@ -369,7 +362,7 @@ def _victim(seen: Array, batch: int, draw: int) -> Any:
     capacity = len(seen)
     best = np.int64(-1)
     for i in range(min(_SAMPLE, capacity)):
-        drawn = np.int64(_mix(np.uint64(draw * _SAMPLE + i + 1)) % np.uint64(capacity))
+        drawn = np.int64(mix(np.uint64(draw * _SAMPLE + i + 1)) % np.uint64(capacity))
         slot = drawn if capacity > _SAMPLE else np.int64(i)
         if seen[slot, 1] != batch and (best < 0 or seen[slot, 0] < seen[best, 0]):
             best = slot

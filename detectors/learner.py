@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from detectors.attention import Part
     from detectors.base import Slabs
     from detectors.batch import EventBatch
     from detectors.watch import Watched
@@ -130,13 +131,21 @@ class Learner:
         return self.watch
 
     def process(
-        self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs, number: NDArray[np.int64]
+        self,
+        batch: EventBatch,
+        slots: NDArray[np.int64],
+        slabs: Slabs,
+        number: NDArray[np.int64],
+        part: Part,
     ) -> Watched | None:
-        """Follow at most `until_next_fit` rows; `number` counts each key's events. None while learning."""
+        """Follow at most `until_next_fit` rows; `number` counts each key's events. None while learning.
+
+        What is watched is the part; what is learned from, all.
+        """
         self.seen += int(np.count_nonzero(batch.key_epoch != SYNTHETIC_EPOCH))
         self._collect(batch, number)
         if self.watch is not None:
-            return self.watch.process(batch, slots, slabs, number)
+            return self.watch.process(batch, slots, slabs, number, part)
         if self._track is not None:
             progress = self._track.advance(batch, slots, slabs)
             if self.spread is not None:

@@ -39,7 +39,7 @@ Blind to Jacobian augmentation if its features are; it adds nothing that no sign
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -66,6 +66,8 @@ SETTLED_EVENTS = 16
 """Ranked events before a mean says anything."""
 MEMORY = 256
 """An adaptive window is rebuilt from the last 256 ranks whenever it has seen 512."""
+MOST_WAITING = 1024
+"""Rows that may wait to be ranked."""
 _NEVER_MS = -(2**62)
 
 
@@ -96,6 +98,7 @@ class RiverTier:
         self._learned_ms = np.empty(0, np.int64)
         """By model: the time of the event that was learned from last."""
         self._counted: tuple[Array, Array, Array] | None = None
+        self._waiting: list[_Waiting] = []
 
     @property
     def promoted(self) -> dict[int, tuple[float, int]]:
@@ -120,6 +123,7 @@ class RiverTier:
                 f"no usable reference event for model {model}: its River forest cannot be trained"
             )
         _make_window()  # what it imports would otherwise keep the first alert waiting
+        self._catch_up()
         forest = Forest(scale_of(usable), self.seed + model)
         for row in np.resize(forest.scaled(usable), (max(len(usable), 2 * WINDOW), usable.shape[1])):
             forest.learn(row, float(forest.scores(row[None])[0]))
@@ -172,14 +176,15 @@ class RiverTier:
         features : float32 (n, d)
             The signals' scores; NaN counts as ordinary.
         asked : bool (n,), optional
-            Rows whose mean rank is wanted: a window takes longer than the rank. All if not given.
+            Rows whose mean rank is wanted: a window takes longer than the rank. All if not given. If it is
+            none, ranking waits until some are: a few rows at a time would take much longer.
 
         Returns
         -------
         float32 (n, 2)
             As `SCORES` says; NaN where the slot is not promoted, the model has no forest, the row has no
-            finite feature or was thinned out, and a mean that was not asked for. Any cut of the rows gives
-            the same.
+            finite feature or was thinned out, or waits, and a mean that was not asked for. Any cut of the
+            rows gives the same.
         """
         out = np.full((len(slots), len(SCORES)), np.nan, np.float32)
         event, wanted = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.bool_)
@@ -189,23 +194,44 @@ class RiverTier:
         rows = wanted.nonzero()[0]
         if not len(rows):
             return out
-        for number in np.unique(model[rows]).tolist():
-            own = rows[model[rows] == number]
-            self._rank(self._forests[number], own, slots, event, features[own], asked, out)
+        some = _Waiting(slots[rows], model[rows], event[rows], features[rows])
+        if asked is not None and not asked.any():
+            self._waiting.append(some)
+            if sum(len(waiting.slots) for waiting in self._waiting) >= MOST_WAITING:
+                self._catch_up()
+            return out
+        self._catch_up()
+        is_asked = np.ones(len(rows), np.bool_) if asked is None else asked[rows]
+        out[rows] = self._rank(some, is_asked)
         return out
 
-    def _rank(
+    def _catch_up(self) -> None:
+        """Rank and learn what waits."""
+        if self._waiting:
+            rows = _Waiting(*(np.concatenate(columns) for columns in zip(*self._waiting, strict=True)))
+            self._waiting = []
+            self._rank(rows, np.zeros(len(rows.slots), np.bool_))
+
+    def _rank(self, rows: _Waiting, asked: Array) -> NDArray[np.float32]:
+        """Rank the rows of promoted slots, and learn the others, in order; as `score`."""
+        out = np.full((len(rows.slots), len(SCORES)), np.nan, np.float32)
+        for model in np.unique(rows.model).tolist():
+            own = (rows.model == model).nonzero()[0]
+            features = self._forests[model].scaled(rows.features[own])
+            self._rank_scaled(self._forests[model], own, rows.slots, rows.event, features, asked, out)
+        return out
+
+    def _rank_scaled(
         self,
         forest: Forest,
         rows: Array,
         slots: Array,
         event: Array,
-        features: Array,
-        asked: Array | None,
+        scaled: Array,
+        asked: Array,
         out: Array,
     ) -> None:
-        """Rank the rows of promoted slots, and learn the others, in order."""
-        scaled = forest.scaled(features)
+        """Do so with the rows of one model; `scaled` are their features."""
         start = 0
         while start < len(rows):  # a forest's scores stay as they are until its window is full
             learned = np.flatnonzero(event[rows[start:]] == 0)
@@ -219,7 +245,7 @@ class RiverTier:
                     own = self._places[int(slots[row])]
                     own.add(float(ranks[place]))
                     out[row, 0] = ranks[place]
-                    if event[row] >= SETTLED_EVENTS and (asked is None or asked[row]):
+                    if event[row] >= SETTLED_EVENTS and asked[row]:
                         out[row, 1] = own.mean()
                 else:
                     forest.learn(points[place], float(scores[place]))
@@ -238,7 +264,8 @@ class RiverTier:
         return self._counted
 
     def _settle(self) -> None:
-        """Give the places what was counted since; before they are read, or change."""
+        """Give the places what was counted and waited since; before they are read, or change."""
+        self._catch_up()
         if self._counted is not None:
             for slot, count, latest_ms in zip(*(column.tolist() for column in self._counted), strict=True):
                 place = self._places[slot]
@@ -280,12 +307,21 @@ class RiverTier:
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"damaged dump of the River tier: {error!r}") from error
         self._places, self._forests, self.evicted = places, forests, evicted
-        self._passed, self._counted = np.empty(0, np.int64), None
+        self._passed, self._counted, self._waiting = np.empty(0, np.int64), None, []
         self._learned_ms = np.empty(0, np.int64)
         for model, (count, _, _, *learned_ms) in passed.items():  # older dumps do not say when
             self._pass(model, count, *learned_ms)
         for slot in list(self.promoted)[: max(len(places) - self.max_keys, 0)]:
             self.demote(slot)
+
+
+class _Waiting(NamedTuple):
+    """Rows to rank or to learn from, n: their slots, models, numbers among their key's, features."""
+
+    slots: Array
+    model: Array
+    event: Array
+    features: Array
 
 
 @dataclass(slots=True)

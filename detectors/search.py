@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def count_below(values: Array, table: Array, first: Array, out: Array) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _grid(table: Array) -> tuple[float, float]:
+def _grid(table: Array) -> tuple[Any, Any]:
     """Return where the cells begin, and how many there are to a unit."""
     low = table[0] if len(table) else np.float32(0)
     span = table[-1] - low if len(table) else np.float32(0)

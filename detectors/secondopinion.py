@@ -97,25 +97,24 @@ class SecondOpinion:
     def advance(
         self,
         model: int,
-        slots: NDArray[np.int64],
-        time_ms: NDArray[np.int64],
         watched: Watched,
     ) -> NDArray[np.float32]:
         """Rank the rows of promoted keys, and promote keys after the rows that earn them a place.
 
         Parameters
         ----------
-        model, slots, time_ms
-            The rows, all of one model.
+        model
+            Whose rows they are.
         watched
-            What was seen in them.
+            What was seen in the rows that were looked at, m.
 
         Returns
         -------
-        float32 (n,)
+        float32 (m,)
             -ln of the share of benign keys whose mean rank gets this high; NaN where River says nothing, and
             in all rows but those at which a level is told of.
         """
+        slots, time_ms = watched.part.slots, watched.part.batch.time_ms
         if model not in self._references:
             return np.full(len(slots), np.nan, np.float32)
         out, wanted = np.empty(len(slots), np.float32), np.zeros(len(slots), np.bool_)

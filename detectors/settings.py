@@ -12,6 +12,9 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Keys kept in full per engine; the least recently seen are evicted to a cold summary."""
     cold_keys: int = 1_000_000
     """Cold summaries kept per engine."""
+    attentive_queries: int = 2048
+    """First queries of a key, which are all looked at. Of later ones half are, in blocks of 32 that its owner
+    cannot know; all are counted."""
     promoted_keys: int = 256
     """Suspect keys that River's detectors look at too, per engine; about 5 kB each."""
     false_discovery_ratio: float = 0.1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from detectors.attention import whole
 from detectors.base import Events
 from detectors.budget import SPREAD_COLUMNS, SPREAD_FIELDS, follow_spread
 from detectors.evidence import evidence_fields, write_evidence
@@ -41,6 +42,7 @@ from detectors.statistics import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from detectors.attention import Part
     from detectors.base import Array, Fields, Slabs
     from detectors.batch import EventBatch
     from detectors.reference import EventReference
@@ -67,15 +69,15 @@ _EDGES = (0, *accumulate(len(signal.scores) for signal in ALL_SIGNALS.values()))
 
 
 class Progress(NamedTuple):
-    """Where each row's key stands after the row, n rows.
+    """Where each row's key stands after the row, m rows that are looked at of n.
 
     Attributes
     ----------
-    mean, mass : float32 (n, S)
+    mean, mass : float32 (m, S)
         The running means, and the mass each rests on.
-    e_detector : float32 (n, len(BETS))
+    e_detector : float32 (m, len(BETS))
         log10 of the Shiryaev-Roberts e-detectors; NaN while nothing was bet.
-    features : float32 (n, len(FEATURES))
+    features : float32 (m, len(FEATURES))
         Scores that River's forests see together.
     spread : float32 (n, 5)
         What the extraction budget is accounted from (`detectors.budget.follow_spread`).
@@ -96,31 +98,56 @@ class Track:
         self._signals = [make(reference) for make in ALL_SIGNALS.values()]
         self._tables = value_tables(reference)
 
-    def advance(self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> Progress:
-        """Score every row, in order, and update its key's slabs."""
-        events, count = Events.of(batch), len(slots)
-        widths = len(STATISTICS), len(STATISTICS), len(BETS), len(FEATURES), SPREAD_COLUMNS
-        progress = Progress(*[np.empty((count, width), np.float32) for width in widths])
-        signals = tuple([signal.arguments(events, slots, slabs) for signal in self._signals])
+    def advance(
+        self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs, part: Part | None = None
+    ) -> Progress:
+        """Score the rows that are looked at, in order, all if no part is given, and update their keys' slabs.
+
+        The others are counted by the signals that count all.
+        """
+        part = whole(batch, slots) if part is None else part
+        events, looked = Events.of(batch), Events.of(part.batch)
+        widths = len(STATISTICS), len(STATISTICS), len(BETS), len(FEATURES)
+        mean, mass, e_detector, features = (np.empty((len(part.rows), width), np.float32) for width in widths)
+        spread = np.empty((len(slots), SPREAD_COLUMNS), np.float32)
+        progress = Progress(mean, mass, e_detector, features, spread)
+        signals = tuple(
+            [
+                signal.arguments(events, slots, slabs)
+                if signal.counts_all
+                else signal.arguments(looked, part.slots, slabs)
+                for signal in self._signals
+            ]
+        )
         means = tuple([slabs[name] for name in MEAN_FIELDS])
-        _advance(progress, slots, signals, self._tables, means, slabs["evidence"], slabs["fresh"])
+        kept = slabs["evidence"], slabs["fresh"]
+        _advance(progress, slots, part.rows, part.slots, signals, self._tables, means, *kept)
         return progress
 
 
 @njit(cache=True, nogil=True)
 def _advance(
-    progress: Progress, slots: Array, signals: Any, tables: Any, means: Any, evidence: Array, fresh: Array
-) -> None:
-    """Call the kernels one after the other: a call from Python takes as long as dozens of events."""
+    progress: Progress, every: Array, rows: Array, slots: Array, signals: Any, tables: Any, means: Any,
+    evidence: Array, fresh: Array,
+) -> None:  # fmt: skip
+    """Call the kernels one after the other: a call from Python takes as long as dozens of events.
+
+    `every` are the slots of all rows, `slots` those of the `rows` that are looked at.
+    """
     count = len(slots)
     scores = np.full((count, _EDGES[-1]), np.nan, np.float32)
+    rate = np.full((len(every), 1), np.nan, np.float32)
+    coverage = np.full((len(every), SPREAD_COLUMNS - 2), np.nan, np.float32)
     score_distances(scores[:, _EDGES[0] : _EDGES[1]], *signals[0])
     score_near_duplicates(scores[:, _EDGES[1] : _EDGES[2]], *signals[1])
     score_margins(scores[:, _EDGES[2] : _EDGES[3]], *signals[2])
-    score_rates(scores[:, _EDGES[3] : _EDGES[4]], *signals[3])
-    score_coverage(scores[:, _EDGES[4] : _EDGES[5]], *signals[4])
+    score_rates(rate, *signals[3])
+    score_coverage(coverage, *signals[4])
     score_familiarity(scores[:, _EDGES[5] : _EDGES[6]], *signals[5])
     score_requests(scores[:, _EDGES[6] : _EDGES[7]], *signals[6])
+    for i in range(count):
+        scores[i, _EDGES[3]] = rate[rows[i], 0]
+        scores[i, _EDGES[4] : _EDGES[5]] = coverage[rows[i]]
     values, weight = np.empty((count, len(VALUES)), np.float32), np.empty(count, np.float32)
     bets = np.empty((count, len(BETS)), np.float32)
     write_values(values, weight, bets, scores, *tables)
@@ -129,7 +156,7 @@ def _advance(
         VALUE_OF, HORIZONS, WEIGHTED, WEIGHTED_VALUE, progress.mean, progress.mass,
     )  # fmt: skip
     write_evidence(progress.e_detector, bets, slots, evidence)
-    follow_spread(progress.spread, scores, weight, slots, fresh)
+    follow_spread(progress.spread, coverage, rows, weight, every, fresh)
     for i in range(count):
         for k in range(len(_FEATURES)):
             progress.features[i, k] = scores[i, _FEATURES[k]]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detectors.alert import Extraction
+    from detectors.attention import Part
     from detectors.base import Fields, Slabs
     from detectors.batch import EventBatch
     from detectors.budget import Account, Crossed
@@ -76,17 +77,19 @@ class Reached(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """What a watch saw in some rows."""
+    """What a watch saw in some rows; rows count among those looked at, but where it says otherwise."""
 
+    part: Part
+    """What was looked at, m rows."""
     reached: list[Reached]
     promotions: list[tuple[int, float]]
     """(row, surprise) at which a key earned a place in River's tier, or reached a level; rows ascending."""
     features: NDArray[np.float32]
-    """Scores that River's forests see together: (n, len(FEATURES))."""
+    """Scores that River's forests see together: (m, len(FEATURES))."""
     crossed: list[Crossed]
-    """Rows at which a key came to hold what is told of, ascending."""
+    """Rows at which a key came to hold what is told of, ascending, among all."""
     surprise: NDArray[np.float32]
-    """-ln p of each row's key after the row, (n,)."""
+    """-ln p of each row's key after the row, (m,)."""
 
 
 class Watch:
@@ -112,14 +115,18 @@ class Watch:
         slots: NDArray[np.int64],
         slabs: Slabs,
         number: NDArray[np.int64],  # noqa: ARG002 - a learner needs it
+        part: Part,
     ) -> Watched:
-        """Score the rows, in order; find those at which a key reached or still stands at a level, or rose."""
-        progress = self._track.advance(batch, slots, slabs)
-        levels, promoted = np.empty(len(batch), np.uint8), np.empty(len(batch), np.uint8)
-        strength = np.empty(len(batch), np.float32)
-        overall = self._judge(progress, slots, slabs)
+        """Score the part, in order; find rows at which a key reached or still stands at a level, or rose.
+
+        What keys hold of the model is accounted for over all rows.
+        """
+        progress, count = self._track.advance(batch, slots, slabs, part), len(part.rows)
+        levels, promoted = np.empty(count, np.uint8), np.empty(count, np.uint8)
+        strength = np.empty(count, np.float32)
+        overall = self._judge(progress, part.slots, slabs)
         note_levels(
-            overall, progress.e_detector, slots, batch.time_ms, THRESHOLDS, AGAIN_MS,
+            overall, progress.e_detector, part.slots, part.batch.time_ms, THRESHOLDS, AGAIN_MS,
             PROMOTION_SURPRISE, PROMOTION_LOG10_E,
             slabs["level"], slabs["level_told_ms"], slabs["surprise_peak"], slabs["promoted"],
             levels, strength, promoted,
@@ -127,10 +134,10 @@ class Watch:
         rows = (levels | promoted).nonzero()[0].tolist()
         budget = self._budget
         account = None if budget is None else budget.process(progress.spread, batch.time_ms, slots, slabs)
-        reached = self._reached(levels, overall, progress, account) if len(rows) else []
+        reached = self._reached(levels, overall, progress, account, part) if len(rows) else []
         promotions = [(row, float(strength[row])) for row in rows]
         crossed = account.crossed() if account else []
-        return Watched(reached, promotions, progress.features, crossed, overall)
+        return Watched(part, reached, promotions, progress.features, crossed, overall)
 
     def _judge(self, progress: Progress, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
         """Say how surprising each row's key is after the row, and note the keys' largest z-values."""
@@ -148,6 +155,7 @@ class Watch:
         overall: NDArray[np.float32],
         progress: Progress,
         account: Account | None,
+        part: Part,
     ) -> list[Reached]:
         """Say what there is to say of the rows that have a level, in each tail too."""
         rows = levels.nonzero()[0]
@@ -164,7 +172,7 @@ class Watch:
                 by_statistic=verdict.by_statistic[place],
                 mean=progress.mean[row],
                 e_detector=progress.e_detector[row],
-                extraction=account.describe(row) if account else None,
+                extraction=account.describe(int(part.rows[row])) if account else None,
             )
             for place, row in enumerate(rows.tolist())
         ]

@@ -20,14 +20,22 @@ if TYPE_CHECKING:
 _EXPONENT = np.uint32(0x7F800000)
 _NEGATIVE_ZERO = np.uint32(0x80000000)
 _MOST_WORDS = 32
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""Numbers a step of this apart, mixed, are as good as drawn (SplitMix64)."""
+
+
+@njit(inline="always")
+def mix(word: Any) -> Any:
+    """Finish a hash of 64 bits (the finaliser of SplitMix64; Steele, Lea, Flood, OOPSLA 2014)."""
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return word ^ (word >> np.uint64(31))
 
 
 def _multipliers() -> NDArray[np.uint32]:
-    """Draw an odd factor for each word: SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
-    word = np.arange(1, _MOST_WORDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (word >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
+    """Draw an odd factor for each word."""
+    drawn: NDArray[np.uint64] = mix.py_func(np.arange(1, _MOST_WORDS + 1, dtype=np.uint64) * GOLDEN)
+    return (drawn >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
 
 
 _MULTIPLIERS = _multipliers()

@@ -33,6 +33,7 @@ class Boundary:
 
     name: ClassVar[str] = "boundary"
     family: ClassVar[Family] = "boundary"
+    counts_all: ClassVar[bool] = False
     scores: ClassVar[tuple[str, ...]] = ("hardness",)
     fields: ClassVar[Fields] = {}
 

@@ -56,6 +56,7 @@ class Coverage:
 
     name: ClassVar[str] = "coverage"
     family: ClassVar[Family] = "budget"
+    counts_all: ClassVar[bool] = True
     scores: ClassVar[tuple[str, ...]] = ("cells_visited", "repeats", "label_nats")
     fields: ClassVar[Fields] = {
         "cells": ("u1", (CELLS // 8,)),

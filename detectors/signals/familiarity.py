@@ -59,6 +59,7 @@ class Familiarity:
 
     name: ClassVar[str] = "familiarity"
     family: ClassVar[Family] = "distribution"
+    counts_all: ClassVar[bool] = False
     scores: ClassVar[tuple[str, ...]] = ("unfamiliar",)
     fields: ClassVar[Fields] = {
         "cell_map": ("u8", (MAP_BITS // 64,)),

@@ -96,6 +96,7 @@ class NearDuplicate:
 
     name: ClassVar[str] = "near_duplicate"
     family: ClassVar[Family] = "near_duplicate"
+    counts_all: ClassVar[bool] = False
     scores: ClassVar[tuple[str, ...]] = (
         *("near_copy", "label_flip", "echo", "midpoint", "probe"),
         "novelty",

@@ -36,6 +36,7 @@ class OutOfDistribution:
 
     name: ClassVar[str] = "out_of_distribution"
     family: ClassVar[Family] = "out_of_distribution"
+    counts_all: ClassVar[bool] = False
     scores: ClassVar[tuple[str, ...]] = ("input_distance", "embedding_distance", "overall_distance")
     fields: ClassVar[Fields] = {}
 

@@ -36,6 +36,7 @@ class Rate:
 
     name: ClassVar[str] = "rate"
     family: ClassVar[Family] = "rate"
+    counts_all: ClassVar[bool] = True
     scores: ClassVar[tuple[str, ...]] = ("log_rate",)
     fields: ClassVar[Fields] = {"rate_count": ("f4", ()), "rate_time_ms": ("i8", ())}
 

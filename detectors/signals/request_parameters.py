@@ -54,6 +54,7 @@ class RequestParameters:
 
     name: ClassVar[str] = "request_parameters"
     family: ClassVar[Family] = "parameters"
+    counts_all: ClassVar[bool] = False
     scores: ClassVar[tuple[str, ...]] = ("logit_sweep",)
     fields: ClassVar[Fields] = {
         "prompt_hash": ("u4", (PROMPTS,)),

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "detectors"))
-from traffic import MODEL, honest
+from traffic import MODEL
 
-from detectors.batch import build_batch
+from detectors.batch import build_batch, concatenate
 from detectors.calibration import fit_reference
 from detectors.engine import Engine, EngineSettings
 from detectors.keystate import COLD_ROW, FIELDS
@@ -32,16 +32,19 @@ if TYPE_CHECKING:
 
 ROWS = 4096
 BATCHES, WARM_UP = 160, 40
+REFERENCE_KEYS = 80
 
 
 def make_batches(keys: int, count: int) -> Iterator[EventBatch]:
-    """Draw batches of `ROWS` events; a few keys send most of them, and many of them one."""
+    """Draw batches of `ROWS` events of honest keys that differ; a few send most, and many of them one."""
     rng = np.random.default_rng(0)
+    mean = 0.3 * rng.standard_normal((keys + 1, 32), np.float32)
+    hard = 1 + rng.random(keys + 1)
     for number in range(count):
-        key = np.minimum(rng.zipf(1.2, ROWS), keys).astype(np.uint64)
-        inputs = rng.standard_normal((ROWS, 32)).astype(np.float32)
+        key = np.minimum(rng.zipf(1.2, ROWS), keys)
+        inputs = mean[key] + rng.standard_normal((ROWS, 32), np.float32)
         yield build_batch(
-            key=np.stack([key, key], axis=1),
+            key=np.stack([key, key], axis=1).astype(np.uint64),
             time_ms=np.arange(ROWS, dtype=np.int64) + 1000 * number,
             model=np.zeros(ROWS, np.int32),
             models=(MODEL,),
@@ -49,14 +52,16 @@ def make_batches(keys: int, count: int) -> Iterator[EventBatch]:
             offset=np.arange(ROWS, dtype=np.int64) + ROWS * number,
             input_sketch=inputs,
             embedding_sketch=inputs / 2,
-            predicted_class=(inputs[:, 0] > 0).astype(np.int32),
-            margin=rng.beta(8, 1.5, ROWS).astype(np.float32),
+            predicted_class=(inputs[:, 0] > 0).astype(np.int32) + 2 * (inputs[:, 1] > 0).astype(np.int32),
+            margin=rng.beta(8, hard[key]).astype(np.float32),
         )
 
 
 def reference() -> ModelReference:
-    """Learn from 80 honest keys."""
-    return fit_reference(MODEL, [honest(number) for number in range(80)])
+    """Learn from 80 keys of such traffic, the busiest among them."""
+    seen = concatenate(list(make_batches(REFERENCE_KEYS, 10)))
+    own = [(seen.key[:, 0] == key).nonzero()[0] for key in range(1, REFERENCE_KEYS + 1)]
+    return fit_reference(MODEL, [seen.take(rows) for rows in own])
 
 
 def measure(keys: int, batches: int = BATCHES) -> tuple[float, Engine]:

@@ -26,6 +26,7 @@ from detectors.evidence import update
 from detectors.keystate import FIELDS
 from detectors.secondopinion import FEATURES
 from detectors.signals import ALL_SIGNALS
+from detectors.signals.coverage import Coverage
 from detectors.signals.near_duplicate import NearDuplicate
 from detectors.slabs import make_slabs, slot_bytes
 from detectors.statistics import (
@@ -172,7 +173,8 @@ def test_a_track_gives_what_its_parts_give_one_after_the_other() -> None:
     kinds = VALUE_OF, HORIZONS, WEIGHTED, WEIGHTED_VALUE
     update_means(values, weight, slots, *(apart[name] for name in MEAN_FIELDS), *kinds, mean, mass)
     spread = np.empty((500, SPREAD_COLUMNS), np.float32)
-    follow_spread(spread, scores, weight, slots, apart["fresh"])
+    coverage = scores[:, [SCORES.index(name) for name in Coverage.scores]]
+    follow_spread(spread, coverage, np.arange(500), weight, slots, apart["fresh"])
     features = scores[:, [SCORES.index(name) for name in FEATURES]]
     expected = Progress(mean, mass, update(bets, slots, apart["evidence"]), features, spread)
     for name, column in expected._asdict().items():
