@@ -108,9 +108,13 @@ class EventBatch:
         """Return the batch of the chosen rows (indices, mask or slice), same names."""
         if isinstance(rows, slice) and rows.indices(len(self)) == (0, len(self), 1):
             return self
-        taken: dict[str, Any] = dict(
-            zip(COLUMNS, [column[rows] for column in _columns_of(self)], strict=True)
-        )
+        if isinstance(rows, slice):
+            columns = [column[rows] for column in _columns_of(self)]
+        else:
+            places = rows.nonzero()[0] if rows.dtype == np.bool_ else rows
+            # Several times as fast as indexing where a row has more than one number.
+            columns = [column.take(places, 0) for column in _columns_of(self)]
+        taken: dict[str, Any] = dict(zip(COLUMNS, columns, strict=True))
         taken |= {"topic": self.topic, "models": self.models, "tenants": self.tenants, "plans": self.plans}
         return type(self)(**taken)
 

@@ -38,16 +38,16 @@ Blind to Jacobian augmentation if its features are; it adds nothing that no sign
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from detectors.kernelcache import njit
 from detectors.riverforest import WINDOW, Forest, scale_of
+from detectors.riverplace import Place, make_window
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -64,8 +64,6 @@ FULL_EVENTS, THIN_EVERY = 512, 64
 """A promoted key's first events are all scored, then one in 64: a flood must not stall the worker."""
 SETTLED_EVENTS = 16
 """Ranked events before a mean says anything."""
-MEMORY = 256
-"""An adaptive window is rebuilt from the last 256 ranks whenever it has seen 512."""
 MOST_WAITING = 1024
 """Rows that may wait to be ranked."""
 _NEVER_MS = -(2**62)
@@ -91,7 +89,7 @@ class RiverTier:
         self.max_keys = max_keys
         self.seed = seed
         self.evicted = 0
-        self._places: dict[int, _Place] = {}
+        self._places: dict[int, Place] = {}
         self._forests: dict[int, Forest] = {}
         self._passed = np.empty(0, np.int64)
         """By model: rows of keys not promoted so far; -1 where it has no forest."""
@@ -122,7 +120,7 @@ class RiverTier:
             raise ValueError(
                 f"no usable reference event for model {model}: its River forest cannot be trained"
             )
-        _make_window()  # what it imports would otherwise keep the first alert waiting
+        make_window()  # what it imports would otherwise keep the first alert waiting
         self._catch_up()
         forest = Forest(scale_of(usable), self.seed + model)
         for row in np.resize(forest.scaled(usable), (max(len(usable), 2 * WINDOW), usable.shape[1])):
@@ -154,7 +152,7 @@ class RiverTier:
                 return slot
             del self._places[loser]
             self.evicted += 1
-        self._places[slot] = _Place((level, time_ms))
+        self._places[slot] = Place((level, time_ms))
         return loser
 
     def demote(self, slot: int) -> None:
@@ -239,16 +237,20 @@ class RiverTier:
             stop = start + int(learned[left - 1]) + 1 if len(learned) >= left else len(rows)
             some, points = rows[start:stop], scaled[start:stop]
             scores = forest.scores(points)
-            ranks = forest.ranks(scores)
-            for place, row in enumerate(some.tolist()):
-                if event[row]:
-                    own = self._places[int(slots[row])]
-                    own.add(float(ranks[place]))
-                    out[row, 0] = ranks[place]
-                    if event[row] >= SETTLED_EVENTS and asked[row]:
-                        out[row, 1] = own.mean()
-                else:
-                    forest.learn(points[place], float(scores[place]))
+            is_new = event[some] == 0
+            ranks = np.where(is_new, np.float32(np.nan), forest.ranks(scores))
+            out[some, 0] = ranks
+            for place in is_new.nonzero()[0].tolist():
+                forest.learn(points[place], float(scores[place]))
+            promoted = (~is_new).nonzero()[0]
+            for slot, mine in _by_slot(slots[some[promoted]], promoted):
+                own, begin = self._places[slot], 0
+                for last in asked[some[mine]].nonzero()[0].tolist():
+                    own.add(ranks[mine[begin : last + 1]].tolist())
+                    begin = last + 1
+                    if event[some[mine[last]]] >= SETTLED_EVENTS:
+                        out[some[mine[last]], 1] = own.mean()
+                own.add(ranks[mine[begin:]].tolist())
             start = stop
 
     def _roll(self) -> tuple[Array, Array, Array]:
@@ -299,7 +301,7 @@ class RiverTier:
             If the dump is malformed; nothing has changed then.
         """
         try:
-            places = {int(n[6:]): _Place.rebuild(a) for n, a in arrays.items() if n.startswith("place/")}
+            places = {int(n[6:]): Place.rebuild(a) for n, a in arrays.items() if n.startswith("place/")}
             models = [int(name[7:]) for name in arrays if name.startswith("counts/")]
             forests = {model: Forest.rebuild(arrays, model, self.seed + model) for model in models}
             passed = {model: arrays[f"counts/{model}"].tolist() for model in models}
@@ -324,41 +326,13 @@ class _Waiting(NamedTuple):
     features: Array
 
 
-@dataclass(slots=True)
-class _Place:
-    """A promoted key: its strength (level, latest time), its events, and the ranks of the last of them."""
-
-    strength: tuple[float, int]
-    count: int = 0
-    ranks: list[float] = field(default_factory=list)
-    window: Any = None
-    """ADWIN over the ranks; None until a mean is asked for."""
-    seen: int = 0
-    """Ranks that the window was given."""
-
-    def add(self, rank: float) -> None:
-        """Take in the rank of the key's next event."""
-        if len(self.ranks) == 2 * MEMORY:
-            del self.ranks[:MEMORY]
-            self.window = None
-        self.ranks.append(rank)
-
-    def mean(self) -> float:
-        """Return the mean rank since the key last changed."""
-        if self.window is None:
-            self.window, self.seen = _make_window(), 0
-        for rank in self.ranks[self.seen :]:
-            self.window.update(rank)
-        self.seen = len(self.ranks)
-        return float(self.window.estimation)
-
-    @classmethod
-    def rebuild(cls, state: Array) -> _Place:
-        """Make a place from its dump; the window follows at the key's next event."""
-        if state.ndim != 1 or not 3 <= len(state) <= 3 + 2 * MEMORY or not np.isfinite(state).all():
-            raise ValueError("damaged dump of the River tier: a promoted key's ranks are not a bounded row")
-        level, time_ms, count, *ranks = state.tolist()
-        return cls((level, int(time_ms)), int(count), ranks)
+def _by_slot(slots: Array, rows: Array) -> Iterator[tuple[int, Array]]:
+    """Yield each slot with its rows, in order."""
+    if not len(slots):
+        return
+    order = np.argsort(slots, kind="stable")
+    found, first = np.unique(slots[order], return_index=True)
+    yield from zip(found.tolist(), np.split(rows[order], first[1:]), strict=True)
 
 
 @njit(cache=True, nogil=True)
@@ -393,9 +367,3 @@ def _sort_out(
             if passed[model[row]] % SAMPLE_EVERY == 0 and since_ms >= LEARN_MS:
                 learned_ms[model[row]] = time_ms[row]
                 wanted[row] = True
-
-
-def _make_window() -> Any:
-    from river.drift import ADWIN  # noqa: PLC0415 - River takes one to two seconds to load
-
-    return ADWIN()

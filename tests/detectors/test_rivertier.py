@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors import riverforest, rivertier
+from detectors import riverforest, riverplace, rivertier
 from detectors.arrays import pack_arrays, unpack_arrays
 from detectors.rivertier import RiverTier
 
@@ -159,7 +159,7 @@ def test_memory_is_bounded_however_long_it_runs() -> None:
     for seed in range(4):
         score(tier, traffic(seed, 20_000))
         sizes.append(sum(array.nbytes for array in tier.dump().values()))
-    place = 3 + 2 * rivertier.MEMORY
+    place = 3 + 2 * riverplace.MEMORY
     forest = 3 * 5 + 2 * riverforest.WINDOW * 5 + 2 * riverforest.RECENT + 3
     assert max(sizes) <= 8 * (4 * place + 2 * forest + 1)
 
@@ -215,7 +215,7 @@ def test_a_feature_that_is_constant_or_absent_in_the_reference_does_no_harm() ->
     [
         ("place/1", np.zeros(2)),
         ("place/1", np.array([1.0, np.nan, 0.0])),
-        ("place/1", np.zeros(3 + 2 * rivertier.MEMORY + 1)),
+        ("place/1", np.zeros(3 + 2 * riverplace.MEMORY + 1)),
         ("place/one", np.zeros(3)),
         ("rows/0", np.zeros((3, 5))),
         ("scale/0", np.zeros((3, 5))),

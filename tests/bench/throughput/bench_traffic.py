@@ -7,6 +7,7 @@ import random
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 from aiokafka import AIOKafkaProducer
 from kafka.partitioner.default import murmur2
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from sinks.records import ServingEvent
 
 PARTITIONS = 8
-KEYS = 20_000
+KEYS, ZIPF = 100_000, 1.2
 START_MS = 1_760_000_000_000
 EVENTS_PER_MS = 100
 """Of the events' own time, which runs about as fast as a worker that keeps up with them."""
@@ -45,12 +46,12 @@ def make_events() -> list[ServingEvent]:
 
 def keyed(count: int) -> Iterator[tuple[int, ServingEvent]]:
     """Yield events with a partition: keys with a heavy tail."""
-    draw = random.Random(8)  # noqa: S311 - same
+    draw = np.random.default_rng(8)
     events = make_events()
     keys = [format_key_reference(0, key * 0x9E3779B97F4A7C15 % 2**64, key) for key in range(KEYS)]
     places = [(murmur2(key.encode()) & 0x7FFFFFFF) % PARTITIONS for key in keys]
-    for number in range(count):
-        key = int(KEYS * draw.random() ** 2)
+    drawn = np.minimum(draw.zipf(ZIPF, count), KEYS) - 1
+    for number, key in enumerate(drawn.tolist()):
         event = msgspec.structs.replace(
             events[number % DISTINCT], key=keys[key], time_ms=START_MS + number // EVENTS_PER_MS
         )
