@@ -97,6 +97,7 @@ class RiverTier:
         """By model: the time of the event that was learned from last."""
         self._counted: tuple[Array, Array, Array] | None = None
         self._waiting: list[_Waiting] = []
+        self._waiting_rows = 0
 
     @property
     def promoted(self) -> dict[int, tuple[float, int]]:
@@ -195,7 +196,8 @@ class RiverTier:
         some = _Waiting(slots[rows], model[rows], event[rows], features[rows])
         if asked is not None and not asked.any():
             self._waiting.append(some)
-            if sum(len(waiting.slots) for waiting in self._waiting) >= MOST_WAITING:
+            self._waiting_rows += len(rows)
+            if self._waiting_rows >= MOST_WAITING:
                 self._catch_up()
             return out
         self._catch_up()
@@ -207,7 +209,7 @@ class RiverTier:
         """Rank and learn what waits."""
         if self._waiting:
             rows = _Waiting(*(np.concatenate(columns) for columns in zip(*self._waiting, strict=True)))
-            self._waiting = []
+            self._waiting, self._waiting_rows = [], 0
             self._rank(rows, np.zeros(len(rows.slots), np.bool_))
 
     def _rank(self, rows: _Waiting, asked: Array) -> NDArray[np.float32]:
@@ -309,7 +311,8 @@ class RiverTier:
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"damaged dump of the River tier: {error!r}") from error
         self._places, self._forests, self.evicted = places, forests, evicted
-        self._passed, self._counted, self._waiting = np.empty(0, np.int64), None, []
+        self._passed, self._counted = np.empty(0, np.int64), None
+        self._waiting, self._waiting_rows = [], 0
         self._learned_ms = np.empty(0, np.int64)
         for model, (count, _, _, *learned_ms) in passed.items():  # older dumps do not say when
             self._pass(model, count, *learned_ms)
