@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from detectors.base import Array
     from detectors.batch import EventBatch
 
+ATTENTIVE_QUERIES = 8192
+"""First queries of a key, which are all looked at: several times as many as a copy of a model takes
+(`detectors.budget.CURVES`)."""
 BLOCK_QUERIES = 32
 
 
@@ -52,7 +55,10 @@ def whole(batch: EventBatch, slots: NDArray[np.int64]) -> Part:
 
 
 def attend(
-    batch: EventBatch, slots: NDArray[np.int64], number: NDArray[np.int64], attentive_queries: int
+    batch: EventBatch,
+    slots: NDArray[np.int64],
+    number: NDArray[np.int64],
+    attentive_queries: int = ATTENTIVE_QUERIES,
 ) -> Part:
     """Choose the rows to look at; `number` (n,) counts each key's queries, from one. The canary's are all."""
     rows = np.empty(len(slots), np.int64)

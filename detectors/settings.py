@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from detectors.attention import ATTENTIVE_QUERIES
+
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Bounds of one engine. Names carry units."""
@@ -12,7 +14,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Keys kept in full per engine; the least recently seen are evicted to a cold summary."""
     cold_keys: int = 1_000_000
     """Cold summaries kept per engine."""
-    attentive_queries: int = 2048
+    attentive_queries: int = ATTENTIVE_QUERIES
     """First queries of a key, which are all looked at. Of later ones half are, in blocks of 32 that its owner
     cannot know; all are counted."""
     promoted_keys: int = 256
