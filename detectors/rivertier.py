@@ -151,6 +151,7 @@ class RiverTier:
             loser = min(self._places, key=lambda other: (*self._places[other].strength, other))
             if (level, time_ms) < self._places[loser].strength:
                 return slot
+            self._catch_up()
             del self._places[loser]
             self.evicted += 1
         self._places[slot] = Place((level, time_ms))
@@ -159,6 +160,7 @@ class RiverTier:
     def demote(self, slot: int) -> None:
         """Take back a slot's place, if it has one: its key lost the slot, or was forgiven."""
         if slot in self._places:
+            self._catch_up()
             self._settle()
             del self._places[slot]
 
@@ -268,8 +270,7 @@ class RiverTier:
         return self._counted
 
     def _settle(self) -> None:
-        """Give the places what was counted and waited since; before they are read, or change."""
-        self._catch_up()
+        """Give the places what was counted since; before that is read, or places come and go."""
         if self._counted is not None:
             for slot, count, latest_ms in zip(*(column.tolist() for column in self._counted), strict=True):
                 place = self._places[slot]
@@ -278,6 +279,7 @@ class RiverTier:
 
     def dump(self) -> dict[str, Array]:
         """Return the state as arrays of numbers: one per promoted slot, four per model, and a count."""
+        self._catch_up()
         self._settle()
         arrays: dict[str, Array] = {"evicted": np.array([self.evicted], np.int64)}
         for slot, place in self._places.items():

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from streams.statestore import Dump, Found, StateStore
 
 MAX_CHUNK = 4096
-MAX_CHUNK_BYTES = 1024 * 1024
+MAX_CHUNK_BYTES = 3 * 512 * 1024
 """Records and bytes per chunk: some milliseconds of work, so that heartbeats, commits and other agents are
 not held up. A micro-batch of thousands of events is one record."""
 RESTORED_AT_ONCE = 2

@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,8 +43,9 @@ TICK_S = 1.0
 LOOKS = 6
 """How often the ends of the topic are asked for within the time that a stall may take."""
 ASK_S = 20.0
-STOP_TICKS = 90
-"""A graceful end that takes longer is cut short."""
+STOP_TICKS = 50
+"""A graceful end that takes longer is cut short: brokers that are gone would hold it up for ever. Less than
+the minute after which supervisors kill."""
 MEMORY_SHARE = 0.9
 """Of the container's limit, if none is set."""
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -115,7 +117,7 @@ class Watchdog:
         self._bounds = bounds
         self._memory_limit = settings.memory_limit_bytes or container_limit_bytes()
         self._loop_ticks = 0
-        self._stopped = threading.Event()
+        self._is_stopping = False
         self.reason: str | None = None
 
     async def run(self) -> None:
@@ -124,8 +126,7 @@ class Watchdog:
         try:
             await self._watch_progress()
         finally:
-            if self.reason is None:  # otherwise the thread sees to it that the end comes
-                self._stopped.set()
+            self._is_stopping = True  # the thread sees to it that the end comes
 
     async def _watch_progress(self) -> None:
         detector = StallDetector(LOOKS)
@@ -157,22 +158,28 @@ class Watchdog:
 
     def end(self, reason: str) -> None:
         """End the worker: gracefully, with a last snapshot, or after `STOP_TICKS` at once."""
-        if self.reason is None:
+        if self.reason is None and not self._is_stopping:
             self.reason = reason
             _log.error("worker_ends", reason=reason, exit_code=RESTART_EXIT_CODE, do="Start it again")
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _watch_process(self) -> None:
         seen, still, ending = -1, 0, 0
-        while not self._stopped.wait(TICK_S):
+        while True:
+            time.sleep(TICK_S)
             still = still + 1 if self._loop_ticks == seen else 0
             seen = self._loop_ticks
-            ending = ending + 1 if self.reason is not None else 0
+            is_ending = self._is_stopping or self.reason is not None
+            ending = ending + 1 if is_ending else 0
             stuck = self._settings.loop_stuck_s and still * TICK_S >= self._settings.loop_stuck_s
-            if stuck and self.reason is None:
+            if stuck and not is_ending:
                 self._end_at_once(f"the event loop has been stuck for {still * TICK_S:.0f} s")
             if ending > STOP_TICKS:
-                self._end_at_once(f"{self.reason}; it did not end within {STOP_TICKS * TICK_S:.0f} s")
+                asked = self.reason or "it was told to stop"
+                self._end_at_once(
+                    f"{asked}, and did not end within {STOP_TICKS * TICK_S:.0f} s; what it had not stored is "
+                    "read again"
+                )
             used = resident_bytes()
             if self._memory_limit and used > self._memory_limit:
                 self.end(

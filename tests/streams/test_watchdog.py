@@ -82,9 +82,7 @@ def test_a_blocked_event_loop_ends_the_process_and_tells_where_it_stood() -> Non
 
 
 def test_a_busy_loop_that_turns_is_left_alone() -> None:
-    ended = end_of(
-        "loop_stuck_s=1", "[await asyncio.sleep(0.01) for _ in range(300)]; dog._stopped.set(); return"
-    )
+    ended = end_of("loop_stuck_s=1", "[await asyncio.sleep(0.01) for _ in range(300)]; return")
     assert ended.returncode == 0, ended.stderr
 
 
@@ -92,6 +90,20 @@ def test_too_much_memory_asks_for_a_graceful_end() -> None:
     ended = end_of("memory_limit_bytes=1000", "")
     assert ended.returncode == -15, "SIGTERM, which Faust handles with a last snapshot"
     assert "more than the limit of 1,000" in ended.stdout + ended.stderr
+
+
+def test_an_end_that_does_not_come_is_cut_short() -> None:
+    """Brokers that are gone hold up what closes connections to them."""
+    ended = end_of("", "watchdog.STOP_TICKS = 10; task.cancel()")
+    assert ended.returncode == RESTART_EXIT_CODE
+    assert "told to stop, and did not end" in ended.stdout + ended.stderr
+
+
+def test_an_end_that_comes_is_left_alone() -> None:
+    ended = end_of(
+        "loop_stuck_s=1", "watchdog.STOP_TICKS = 60; task.cancel(); await asyncio.sleep(1.5); return"
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_the_container_limit_leaves_a_tenth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
