@@ -7,8 +7,8 @@ from the key's reference: an HMAC under the deployment's secret, so nobody outsi
 In blocks, because order, steps and near copies show only in queries that follow each other. What is not
 looked at still counts for the key's rate, its extraction budget, and campaigns.
 
-The price: an attack by a key that was honest for so long is found after up to twice as many queries, or
-within the second block if it is odd at once (`python tests/bench/late_attack.py`).
+The price: an attack by a key that was honest for so long is found after up to three times as many queries
+(`python tests/bench/late_attack.py TRACES`).
 """
 
 from __future__ import annotations
