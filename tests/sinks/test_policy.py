@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from detectors.alert import FAMILY_TECHNIQUES, LEVELS, Alert
 from sinks.errors import PolicyError
-from sinks.policy import PolicyEngine, PolicyStateError
+from sinks.policy import WAITS, PolicyEngine, PolicyStateError
 from sinks.policyfile import Policy, load_policy, parse_policy
 from sinks.records import Decision, Feedback, Mode
 from sinks.signing import Signer, verify
@@ -71,7 +71,13 @@ def test_a_command_leaves_only_where_the_mode_lets_it(
     for alert in stream:
         decision = engine_.decide(alert)
         assert decision is not None
-        assert (decision.command is None) == (decision.withheld is not None)
+        if decision.pending_until_ms is not None:  # a revocation waits, and may suspend the key meanwhile
+            assert decision.action == "revoke"
+            assert decision.withheld is not None
+            assert decision.withheld.startswith(WAITS)
+            assert decision.command is None or decision.command.action == "suspend"
+        else:
+            assert (decision.command is None) == (decision.withheld is not None)
         if decision.command is not None:
             assert "observe" not in {mode, rule_mode}
             assert decision.mode in {"canary", "enforce"}
