@@ -55,10 +55,7 @@ def whole(batch: EventBatch, slots: NDArray[np.int64]) -> Part:
 
 
 def attend(
-    batch: EventBatch,
-    slots: NDArray[np.int64],
-    number: NDArray[np.int64],
-    attentive_queries: int = ATTENTIVE_QUERIES,
+    batch: EventBatch, slots: NDArray[np.int64], number: NDArray[np.int64], attentive_queries: int
 ) -> Part:
     """Choose the rows to look at; `number` (n,) counts each key's queries, from one. The canary's are all."""
     rows = np.empty(len(slots), np.int64)

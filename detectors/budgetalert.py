@@ -9,7 +9,6 @@ from math import log
 from typing import TYPE_CHECKING
 
 from detectors.alert import FAMILY_TECHNIQUES, Alert, Evidence, Feature, alert_id
-from detectors.batch import format_key_reference
 from detectors.explain import CODE_VERSION, e_value_log10, name_of
 
 if TYPE_CHECKING:
@@ -27,8 +26,7 @@ def make_budget_alert(
 ) -> Alert:
     """Write the alert for a row at which a key, with so many queries, holds what is told of."""
     row, extraction = crossed
-    key = format_key_reference(batch.key_epoch[row], *batch.key[row])
-    model = batch.models[batch.model[row]]
+    key, model = batch.subject(row)
     place = batch.topic, int(batch.partition[row]), int(batch.offset[row])
     share = extraction.honest_share
     return Alert(

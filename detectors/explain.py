@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from detectors.alert import FAMILY_TECHNIQUES, LEVELS, Alert, Evidence, Feature, alert_id
-from detectors.batch import format_key_reference
 from detectors.statistics import BETS, FAMILIES, STATISTICS, VALUES
 from detectors.watch import BUDGETS, THRESHOLDS
 
@@ -37,8 +36,7 @@ def make_alert(
     """Write the alert for a row of `batch` at which a key, with so many queries, reached a level."""
     row = reached.row
     key_reference = watch.reference.key
-    key = format_key_reference(batch.key_epoch[row], *batch.key[row])
-    model = batch.models[batch.model[row]]
+    key, model = batch.subject(row)
     level = LEVELS[reached.level - 1]
     place = batch.topic, int(batch.partition[row]), int(batch.offset[row])
     families = agreeing(reached)

@@ -185,7 +185,7 @@ class RiverTier:
         float32 (n, 2)
             As `SCORES` says; NaN where the slot is not promoted, the model has no forest, the row has no
             finite feature or was thinned out, or waits, and a mean that was not asked for. Any cut of the
-            rows gives the same.
+            rows gives the same means, and the same state.
         """
         out = np.full((len(slots), len(SCORES)), np.nan, np.float32)
         event, wanted = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.bool_)

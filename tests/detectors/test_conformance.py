@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.arrays import pack_arrays, unpack_arrays
+from detectors.attention import Part
 from detectors.base import score
 from detectors.batch import COLUMNS, EventBatch, build_batch
 from detectors.budget import SPREAD_COLUMNS, follow_spread
@@ -181,6 +182,23 @@ def test_a_track_gives_what_its_parts_give_one_after_the_other() -> None:
         np.testing.assert_array_equal(getattr(progress, name), column, err_msg=name)
     every = np.arange(KEYS)
     assert_equal_bytes(together.export(every), apart.export(every))
+
+
+def test_a_track_counts_all_rows_and_looks_at_some() -> None:
+    """As if the others had not come, but for the signals that count all."""
+    batch, slots = make_batch(9, 500)
+    rows = np.flatnonzero(np.random.default_rng(9).random(500) < 0.6)
+    part = Part(rows, batch.take(rows), slots[rows])
+    assert {name for name, one in ALL_SIGNALS.items() if one.counts_all} == {"rate", "coverage"}
+    found = Track(REFERENCE).advance(batch, slots, make_slabs(TRACK_FIELDS, KEYS), part)
+    alone = Track(REFERENCE).advance(part.batch, part.slots, make_slabs(TRACK_FIELDS, KEYS))
+    every = Track(REFERENCE).advance(batch, slots, make_slabs(TRACK_FIELDS, KEYS))
+    for s, statistic in enumerate(STATISTICS):
+        expected = every.mean[rows, s] if statistic.value.name == "rate" else alone.mean[:, s]
+        np.testing.assert_array_equal(found.mean[:, s], expected, err_msg=statistic.name)
+    np.testing.assert_array_equal(found.features, alone.features)
+    np.testing.assert_array_equal(found.e_detector, alone.e_detector)
+    np.testing.assert_array_equal(found.spread[:, [0, 1, 2, 4]], every.spread[:, [0, 1, 2, 4]])
 
 
 def test_it_equals_its_twin(signal: Signal) -> None:

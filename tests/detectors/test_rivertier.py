@@ -116,6 +116,23 @@ def test_a_mean_is_the_same_whichever_others_are_asked_for(seed: int, share: flo
     assert same_state(whole, sparing)
 
 
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_rows_that_wait_are_ranked_before_a_place_goes(seed: int) -> None:
+    rng, rows = np.random.default_rng(seed), traffic(seed, 3000)
+    eager, waiting = trained(5), trained(5)
+    for start in range(0, 3000, 150):
+        slots, model, time_ms, features = (column[start : start + 150] for column in rows)
+        eager.score(slots, model, time_ms, features)
+        waiting.score(slots, model, time_ms, features, np.zeros(150, np.bool_))
+        slot, level, at = int(rng.integers(0, 12)), float(rng.integers(1, 5)), start
+        assert eager.promote(slot, level, at) == waiting.promote(slot, level, at)
+        if rng.random() < 0.2:
+            eager.demote(slot)
+            waiting.demote(slot)
+    assert same_state(eager, waiting)
+
+
 @pytest.mark.parametrize("count", [0, 1, 3000, 12_000, 160_000])
 def test_a_restored_tier_goes_on_exactly(count: int) -> None:
     """At 12,000 rows windows were rebuilt and keys thinned; at 160,000 forests have turned over."""
