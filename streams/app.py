@@ -40,6 +40,7 @@ from streams.warmup import warm_up
 from streams.watchdog import RESTART_EXIT_CODE, Watchdog, ask_bounds
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable
 
     from sinks.kafkasecurity import KafkaSecurity
@@ -282,6 +283,10 @@ class _Worker(faust.Worker):
             wanted = self.app.watchdog.reason is not None
             raise SystemExit(RESTART_EXIT_CODE if wanted else ended.code) from None
         raise SystemExit  # Faust's own never comes here, but does not say so
+
+    def _schedule_shutdown(self, signal: signal.Signals) -> None:
+        self.app.watchdog.expect_end()
+        super()._schedule_shutdown(signal)
 
     def _setup_logging(self) -> None:
         logging.getLogger("kafka").setLevel(logging.WARNING)

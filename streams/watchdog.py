@@ -118,15 +118,20 @@ class Watchdog:
         self._memory_limit = settings.memory_limit_bytes or container_limit_bytes()
         self._loop_ticks = 0
         self._is_stopping = False
+        self._thread = threading.Thread(target=self._watch_process, name="watchdog", daemon=True)
         self.reason: str | None = None
 
     async def run(self) -> None:
         """Watch until this is cancelled."""
-        threading.Thread(target=self._watch_process, name="watchdog", daemon=True).start()
-        try:
-            await self._watch_progress()
-        finally:
-            self._is_stopping = True  # the thread sees to it that the end comes
+        if not self._is_stopping:
+            self._thread.start()
+        await self._watch_progress()
+
+    def expect_end(self) -> None:
+        """Take note that the worker was told to stop: from now on it has `STOP_TICKS` to end."""
+        if self._thread.ident is None:
+            self._thread.start()
+        self._is_stopping = True
 
     async def _watch_progress(self) -> None:
         detector = StallDetector(LOOKS)

@@ -51,6 +51,7 @@ PARAMETERS: dict[Callable[..., Any], tuple[str, ...]] = {
     faust.App._new_transport: ("self",),  # noqa: SLF001 - same
     faust.App._create_directories: ("self",),  # noqa: SLF001 - same
     faust.App._on_rebalance_when_stopped: ("self",),  # noqa: SLF001 - same
+    faust.Worker._schedule_shutdown: ("self", "signal"),  # noqa: SLF001 - same
 }
 MESSAGE_PARAMETERS = {"topic", "partition", "offset", "timestamp", "value", "tp", "generation_id"}
 RECORD_FIELDS = {"topic", "partition", "offset", "timestamp", "key", "value", "headers"}

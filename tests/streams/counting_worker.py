@@ -19,6 +19,7 @@ import msgspec
 
 from detectors.alert import Alert, alert_id
 from sinks.records import Command, Feedback
+from streams import watchdog
 from streams.app import WorkerApp, build_app, run_worker
 from streams.codec import Rejection
 from streams.logs import setup_logs
@@ -163,6 +164,7 @@ def build_counting(_settings: Settings) -> CountingPipeline:
 def make_app() -> WorkerApp:
     settings = load_settings(None, os.environ)
     setup_logs(settings.log)
+    watchdog.STOP_TICKS = int(os.environ.get("STOP_TICKS", watchdog.STOP_TICKS))
     return build_app(settings, build_counting)  # type: ignore[arg-type] # it counts instead
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
+import pytest
 from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
+from worker_deployment import PARTITIONS, deployed
 
 from streams import watchdog
+from streams.localkafka import LocalKafka
+from streams.topics import create_topics
 from streams.watchdog import LOOKS, RESTART_EXIT_CODE, StallDetector
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 PLACE = TP("events", 0)
 
@@ -94,16 +97,35 @@ def test_too_much_memory_asks_for_a_graceful_end() -> None:
 
 def test_an_end_that_does_not_come_is_cut_short() -> None:
     """Brokers that are gone hold up what closes connections to them."""
-    ended = end_of("", "watchdog.STOP_TICKS = 10; task.cancel()")
+    ended = end_of("", "watchdog.STOP_TICKS = 10; dog.expect_end(); task.cancel()")
     assert ended.returncode == RESTART_EXIT_CODE
     assert "told to stop, and did not end" in ended.stdout + ended.stderr
 
 
 def test_an_end_that_comes_is_left_alone() -> None:
     ended = end_of(
-        "loop_stuck_s=1", "watchdog.STOP_TICKS = 60; task.cancel(); await asyncio.sleep(1.5); return"
+        "loop_stuck_s=1",
+        "watchdog.STOP_TICKS = 60; dog.expect_end(); task.cancel(); await asyncio.sleep(1.5); return",
     )
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.kafka
+@pytest.mark.usefixtures("kafka_broker")
+def test_a_worker_told_to_stop_ends_though_its_brokers_are_gone(tmp_path: Path) -> None:
+    """On a node of its own, for others need the shared one; left alone, this takes a minute or more."""
+    node = LocalKafka(tmp_path / "kafka", tell=print)
+    with deployed(node.start(), tmp_path, STOP_TICKS="5") as deployment:
+        create_topics(
+            deployment.environ["MODELWARDEN_KAFKA"], prefix=deployment.prefix, partitions=PARTITIONS
+        )
+        worker = deployment.start_counting()
+        deployment.wait(lambda: deployment.members() == 1)
+        node.stop()
+        time.sleep(1.0)
+        worker.terminate()
+        assert worker.wait(30) == RESTART_EXIT_CODE, deployment.log[-4000:]
+        assert "it was told to stop, and did not end within 5 s" in deployment.log
 
 
 def test_the_container_limit_leaves_a_tenth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
