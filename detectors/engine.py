@@ -328,10 +328,10 @@ class Engine:
 
     def _consult(self, model: int, watched: Watched) -> list[Reached]:
         """Add River's verdict to what was reached, and leave out the forgiven."""
-        river = self._second.advance(model, watched)
+        river = self._second.advance(model, watched).tolist()
         return [
-            reached._replace(river=float(river[reached.row]))
-            for reached in watched.reached
+            reached._replace(river=verdict)
+            for reached, verdict in zip(watched.reached, river, strict=True)
             if not self._is_forgiven(*watched.part.batch.subject(reached.row))
         ]
 

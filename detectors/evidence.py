@@ -163,12 +163,12 @@ def update(p: Array, slots: Array, slab: Array) -> NDArray[np.float32]:
     p = np.ascontiguousarray(p, np.float32)
     out = np.empty(p.shape, np.float32)
     write_evidence(out, p, slots, slab)
-    return out
+    return np.log10(out)
 
 
 @njit(cache=True, nogil=True)
 def write_evidence(out: Array, p: Array, slots: Array, slab: Array) -> None:
-    """Write what `update` returns; `p` is contiguous."""
+    """Write the experts' averages, of which `update` returns the logarithms; `p` is contiguous."""
     bits = p.view(np.int32)
     one, largest = np.float32(1.0), np.float32(LARGEST)
     for i in range(p.shape[0]):
@@ -183,4 +183,4 @@ def write_evidence(out: Array, p: Array, slots: Array, slab: Array) -> None:
             total = np.float32(0.0)
             for k in range(EXPERTS):
                 total += values[k]
-            out[i, j] = np.log10(total / np.float32(EXPERTS)) if total > 0 else np.nan
+            out[i, j] = total / np.float32(EXPERTS) if total > 0 else np.nan

@@ -12,6 +12,7 @@ import numpy as np
 
 from detectors.batch import SKETCH_SIZE
 from detectors.kernelcache import njit
+from detectors.lanes import BLOCK, LANES, TOGETHER, project
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 
 POINTS_PER_CLASS = 256
 """Input sketches kept of a class, evenly over the keys: the most that an event is compared with."""
-_CHUNK = 128
-"""Points compared at once."""
-_TOGETHER = 4
-"""Sketches compared at once."""
 
 
 def learn_points(
@@ -59,6 +56,11 @@ def learn_points(
     known = np.concatenate(found)
     limit = np.quantile(known, familiar_ratio) if len(known) else 0.0
     return *_choose(*_joined(inputs, rows), row_count), np.array([limit], np.float32)
+
+
+def pad_points(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return points (32, P) with zeros behind: `detectors.lanes.project` reads a block at a time."""
+    return np.ascontiguousarray(np.pad(points, ((0, 0), (0, BLOCK))))
 
 
 def _joined(
@@ -102,9 +104,9 @@ def find_near(
 ) -> None:  # fmt: skip
     """Tell of each wanted sketch (n, 32) whether a point of its class row lies within the distance.
 
-    `row` (n,) is below `len(start) - 1`; `norms` (P,) are the points' squared lengths; `near` (n,) is False
-    where the sketch is not wanted. Sketches of one class are compared together, so that its points are read
-    once for several; what is found of one does not depend on the others.
+    `row` (n,) is below `len(start) - 1`; `points` are as `pad_points` gives them, `norms` (P,) their squared
+    lengths; `near` (n,) is False where the sketch is not wanted. Sketches of one class are compared together,
+    so that its points are read once for several; what is found of one does not depend on the others.
     """
     near[:] = False
     end = np.zeros(len(start), np.int64)
@@ -116,67 +118,52 @@ def find_near(
         if wanted[i]:
             rows[place[row[i]]] = i
             place[row[i]] += 1
-    some = np.empty(_TOGETHER, np.int64)
-    product = np.empty((_TOGETHER, _CHUNK), np.float32)
+    some, columns = np.empty(TOGETHER, np.int64), np.empty((SKETCH_SIZE, TOGETHER), np.float32)
+    limit, product = np.empty(TOGETHER, np.float32), np.empty((TOGETHER, LANES), np.float32)
     for c in range(len(start) - 1):
-        for begin in range(end[c], end[c + 1], _TOGETHER):
-            for k in range(_TOGETHER):
+        for begin in range(end[c], end[c + 1], TOGETHER):
+            for k in range(TOGETHER):
                 some[k] = rows[min(begin + k, end[c + 1] - 1)]
-            _compare(sketch, some, points, norms, start[c], start[c + 1], distance, product, near)
+            _load_columns(sketch, some, distance, columns, limit)
+            _compare(columns, limit, points, norms, start[c], start[c + 1], some, product, near)
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
-def _compare(
-    sketch: Array, some: Array, points: Array, norms: Array, first: int, last: int, distance: float,
-    product: Array, near: Array,
-) -> None:  # fmt: skip
-    """Compare a few sketches with the points of columns `first` to `last`.
+@njit(cache=True, nogil=True)
+def _load_columns(sketch: Array, some: Array, distance: float, columns: Array, limit: Array) -> None:
+    """Write some sketches to columns, and to `limit` the squared distance less the sketches' lengths.
 
     |s - p|^2 = |s|^2 + |p|^2 - 2 s p takes half the work of the sum of squared differences.
     """
-    limit = np.empty(_TOGETHER, np.float32)
-    for k in range(_TOGETHER):
-        limit[k] = np.float32(distance * distance)
-        for j in range(SKETCH_SIZE):
-            limit[k] -= sketch[some[k], j] * sketch[some[k], j]
-    for begin in range(first, last, _CHUNK):
-        count = min(_CHUNK, last - begin)
-        _products(sketch, some, points, begin, count, product)
+    limit[:] = np.float32(distance * distance)
+    for j in range(SKETCH_SIZE):
+        for k in range(TOGETHER):
+            columns[j, k] = sketch[some[k], j]
+            limit[k] -= columns[j, k] * columns[j, k]
+
+
+@njit(cache=True, nogil=True)
+def _compare(
+    columns: Array, limit: Array, points: Array, norms: Array, first: int, last: int, some: Array,
+    product: Array, near: Array,
+) -> None:  # fmt: skip
+    """Compare sketches, in columns, with the points `first` to `last`; write to `near` in the rows `some`."""
+    for begin in range(first, last, LANES):
+        count = min(LANES, last - begin)
+        project(points, begin, columns, 0, 0, count, product)
         found = 0
-        for k in range(_TOGETHER):
-            own, hits = norms[begin : begin + count], np.uint32(0)
-            for p in range(count):  # counted, not asked one by one, so that many are compared at once
-                hits += np.uint32(own[p] - np.float32(2) * product[k, p] <= limit[k])
-            near[some[k]] |= hits > 0
+        for k in range(TOGETHER):
+            near[some[k]] |= _is_any_near(norms[begin : begin + count], product[k], limit[k])
             found += near[some[k]]
-        if found == _TOGETHER:
+        if found == TOGETHER:
             return
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
-def _products(sketch: Array, some: Array, points: Array, begin: int, count: int, product: Array) -> None:
-    """Write the products with some points: one point a lane, so that no sum is reordered."""
-    end = begin + count
-    product[:, :count] = 0
-    p0, p1, p2, p3 = product[0], product[1], product[2], product[3]
-    a, b, c, d = sketch[some[0]], sketch[some[1]], sketch[some[2]], sketch[some[3]]
-    for j in range(0, SKETCH_SIZE, 4):
-        c0, c1, c2, c3 = (
-            points[j, begin:end],
-            points[j + 1, begin:end],
-            points[j + 2, begin:end],
-            points[j + 3, begin:end],
-        )
-        a0, a1, a2, a3 = a[j], a[j + 1], a[j + 2], a[j + 3]
-        b0, b1, b2, b3 = b[j], b[j + 1], b[j + 2], b[j + 3]
-        e0, e1, e2, e3 = c[j], c[j + 1], c[j + 2], c[j + 3]
-        d0, d1, d2, d3 = d[j], d[j + 1], d[j + 2], d[j + 3]
-        for p in range(count):
-            q0, q1, q2, q3 = c0[p], c1[p], c2[p], c3[p]
-            p0[p] = p0[p] + a0 * q0 + a1 * q1 + a2 * q2 + a3 * q3
-            p1[p] = p1[p] + b0 * q0 + b1 * q1 + b2 * q2 + b3 * q3
-            p2[p] = p2[p] + e0 * q0 + e1 * q1 + e2 * q2 + e3 * q3
-            p3[p] = p3[p] + d0 * q0 + d1 * q1 + d2 * q2 + d3 * q3
+@njit(cache=True, nogil=True)
+def _is_any_near(norms: Array, product: Array, limit: float) -> bool:
+    hits = np.uint32(0)
+    for p in range(len(norms)):  # counted, not asked one by one, so that many are compared at once
+        hits += np.uint32(norms[p] - np.float32(2) * product[p] <= limit)
+    return bool(hits > 0)
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -225,7 +225,7 @@ def note_levels(
 
     Surprises `overall` (n,) raise `level` (`raise_levels`, `repeat_levels`) and are kept in `peak`. A key is
     promoted by its `strength` (n,): its surprise, or `promotion_surprise` if that is more and one of its
-    e-detectors (n, E), in log10, has reached `promotion_e`. `levels` and `promotions` (n,) get what is new.
+    e-detectors (n, E) has reached `promotion_e`. `levels` and `promotions` (n,) get what is new.
     `level`, `told_ms`, `peak` and `promoted` (capacity,) are slabs.
     """
     raise_levels(overall, slots, thresholds, level, levels)

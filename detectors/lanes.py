@@ -6,12 +6,17 @@ product of a BLAS would: it rounds otherwise for other numbers of rows. All arra
 >>> for start in range(0, len(sketch), LANES):
 ...     count = load_lanes(sketch, row, centres, start, apart)
 ...     for k in range(0, matrix.shape[1], TOGETHER):
-...         project(apart, matrix, k, 0, count, columns)
+...         project(apart, 0, matrix, k, 0, count, columns)
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from detectors.batch import SKETCH_SIZE
 from detectors.kernelcache import njit
@@ -23,6 +28,8 @@ LANES = 128
 """Rows side by side."""
 TOGETHER = 4
 """Columns of a matrix that rows are multiplied with at once, so that these are read once for all of them."""
+BLOCK = 16
+"""Lanes whose sums stay in registers: with `TOGETHER` columns they fill half of the sixteen of AVX2."""
 
 
 @njit(cache=True, nogil=True)
@@ -39,24 +46,51 @@ def load_lanes(sketch: Array, row: Array, centres: Array, start: int, apart: Arr
     return count
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
-def project(apart: Array, matrix: Array, k: int, first: int, count: int, out: Array) -> None:
-    """Write the products of `count` lanes with columns `k` to `k + TOGETHER` of a matrix (32, m).
+@njit(cache=True, nogil=True)
+def project(lanes: Array, begin: int, matrix: Array, k: int, first: int, count: int, out: Array) -> None:
+    """Write the products of `count` lanes, from `begin` on, with columns `k` to `k + TOGETHER` of a matrix.
 
-    The rows from `first` on, a multiple of four, count; `out` is (TOGETHER, LANES).
+    Lanes (32, n) and matrix (32, m) are contiguous; their rows from `first` on count. `out` is (TOGETHER, at
+    least `count` rounded up to `BLOCK`), and so many lanes are read.
     """
-    out[:, :count] = 0
-    p0, p1, p2, p3 = out[0], out[1], out[2], out[3]
-    for j in range(first, SKETCH_SIZE, 4):
-        u, v, w, x = matrix[j], matrix[j + 1], matrix[j + 2], matrix[j + 3]
-        u0, u1, u2, u3 = u[k], u[k + 1], u[k + 2], u[k + 3]
-        v0, v1, v2, v3 = v[k], v[k + 1], v[k + 2], v[k + 3]
-        w0, w1, w2, w3 = w[k], w[k + 1], w[k + 2], w[k + 3]
-        x0, x1, x2, x3 = x[k], x[k + 1], x[k + 2], x[k + 3]
-        a0, a1, a2, a3 = apart[j], apart[j + 1], apart[j + 2], apart[j + 3]
-        for i in range(count):
-            b0, b1, b2, b3 = a0[i], a1[i], a2[i], a3[i]
-            p0[i] = p0[i] + b0 * u0 + b1 * v0 + b2 * w0 + b3 * x0
-            p1[i] = p1[i] + b0 * u1 + b1 * v1 + b2 * w1 + b3 * x1
-            p2[i] = p2[i] + b0 * u2 + b1 * v2 + b2 * w2 + b3 * x2
-            p3[i] = p3[i] + b0 * u3 + b1 * v3 + b2 * w3 + b3 * x3
+    for at in range(0, count, BLOCK):
+        _project_block(lanes, begin + at, matrix, k, first, out, at)
+
+
+@intrinsic
+def _project_block(
+    _context: Any, lanes: Any, _begin: Any, matrix: Any, _k: Any, _first: Any, out: Any, _at: Any
+) -> Any:  # fmt: skip
+    """Sum up `BLOCK` lanes' products in registers: compiled from loops, the sums go through memory."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes, begin, matrix, k, first, out, at = arguments
+        number, word = ir.FloatType(), begin.type
+        block = ir.VectorType(number, BLOCK)
+        kind = ir.FunctionType(block, [block] * 3)
+        multiply_add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{BLOCK}f32")
+
+        def place(kind: Any, array: Any, row: Any, column: Any) -> Any:
+            made = context.make_array(kind)(context, builder, array)
+            width = builder.extract_value(made.shape, 1)
+            return builder.gep(made.data, [builder.add(builder.mul(row, width), column)])
+
+        def as_block(pointer: Any) -> Any:
+            return builder.bitcast(pointer, block.as_pointer())
+
+        sums = [cgutils.alloca_once_value(builder, block([0.0] * BLOCK)) for _ in range(TOGETHER)]
+        with cgutils.for_range(builder, word(SKETCH_SIZE), start=first, intp=word) as loop:
+            values = builder.load(as_block(place(signature.args[0], lanes, loop.index, begin)), align=4)
+            for column, total in enumerate(sums):
+                own = place(signature.args[2], matrix, loop.index, builder.add(k, word(column)))
+                one = builder.insert_element(block(ir.Undefined), builder.load(own), ir.IntType(32)(0))
+                spread = ir.Constant(ir.VectorType(ir.IntType(32), BLOCK), [0] * BLOCK)
+                many = builder.shuffle_vector(one, block(ir.Undefined), spread)
+                builder.store(builder.call(multiply_add, [many, values, builder.load(total)]), total)
+        for column, total in enumerate(sums):
+            pointer = as_block(place(signature.args[5], out, word(column), at))
+            builder.store(builder.load(total), pointer, align=4)
+        return context.get_dummy_value()
+
+    integer = types.intp
+    return types.void(lanes, integer, matrix, integer, integer, out, integer), generate

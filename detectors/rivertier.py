@@ -66,6 +66,8 @@ SETTLED_EVENTS = 16
 """Ranked events before a mean says anything."""
 MOST_WAITING = 1024
 """Rows that may wait to be ranked."""
+_LAST_BITS = 4096
+"""Most slots are told by their last bits not to be promoted, without a search."""
 _NEVER_MS = -(2**62)
 
 
@@ -95,7 +97,7 @@ class RiverTier:
         """By model: rows of keys not promoted so far; -1 where it has no forest."""
         self._learned_ms = np.empty(0, np.int64)
         """By model: the time of the event that was learned from last."""
-        self._counted: tuple[Array, Array, Array] | None = None
+        self._counted: tuple[Array, Array, Array, Array] | None = None
         self._waiting: list[_Waiting] = []
         self._waiting_rows = 0
 
@@ -164,6 +166,18 @@ class RiverTier:
             self._settle()
             del self._places[slot]
 
+    def follow(self, slots: Array, model: Array, time_ms: Array, features: Array) -> None:
+        """Take in rows whose scores nobody asks for, as `score` does; they are ranked later, many together.
+
+        A few at a time would take much longer.
+        """
+        _, rows = self._sort_out(slots, model, time_ms, features)
+        if len(rows.slots):
+            self._waiting.append(rows)
+            self._waiting_rows += len(rows.slots)
+            if self._waiting_rows >= MOST_WAITING:
+                self._catch_up()
+
     def score(
         self, slots: Array, model: Array, time_ms: Array, features: Array, asked: Array | None = None
     ) -> NDArray[np.float32]:
@@ -177,35 +191,29 @@ class RiverTier:
         features : float32 (n, d)
             The signals' scores; NaN counts as ordinary.
         asked : bool (n,), optional
-            Rows whose mean rank is wanted: a window takes longer than the rank. All if not given. If it is
-            none, ranking waits until some are: a few rows at a time would take much longer.
+            Rows whose mean rank is wanted: a window takes longer than the rank. All if not given.
 
         Returns
         -------
         float32 (n, 2)
             As `SCORES` says; NaN where the slot is not promoted, the model has no forest, the row has no
-            finite feature or was thinned out, or waits, and a mean that was not asked for. Any cut of the
-            rows gives the same means, and the same state.
+            finite feature or was thinned out, and a mean that was not asked for. Any cut of the rows gives
+            the same means, and the same state.
         """
         out = np.full((len(slots), len(SCORES)), np.nan, np.float32)
-        event, wanted = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.bool_)
-        _sort_out(
-            slots, model, time_ms, features, *self._roll(), self._passed, self._learned_ms, event, wanted
-        )
-        rows = wanted.nonzero()[0]
-        if not len(rows):
-            return out
-        some = _Waiting(slots[rows], model[rows], event[rows], features[rows])
-        if asked is not None and not asked.any():
-            self._waiting.append(some)
-            self._waiting_rows += len(rows)
-            if self._waiting_rows >= MOST_WAITING:
-                self._catch_up()
-            return out
+        places, rows = self._sort_out(slots, model, time_ms, features)
         self._catch_up()
-        is_asked = np.ones(len(rows), np.bool_) if asked is None else asked[rows]
-        out[rows] = self._rank(some, is_asked)
+        out[places] = self._rank(rows, np.ones(len(places), np.bool_) if asked is None else asked[places])
         return out
+
+    def _sort_out(
+        self, slots: Array, model: Array, time_ms: Array, features: Array
+    ) -> tuple[Array, _Waiting]:
+        """Count the rows; return which are to be ranked or learned from, and what is needed for that."""
+        event, wanted = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.bool_)
+        _count(slots, model, time_ms, features, *self._roll(), self._passed, self._learned_ms, event, wanted)
+        rows = wanted.nonzero()[0]
+        return rows, _Waiting(slots[rows], model[rows], event[rows], features[rows])
 
     def _catch_up(self) -> None:
         """Rank and learn what waits."""
@@ -257,13 +265,19 @@ class RiverTier:
                 own.add(ranks[mine[begin:]].tolist())
             start = stop
 
-    def _roll(self) -> tuple[Array, Array, Array]:
-        """Return the promoted slots, ascending, with each one's events and latest time, to count on."""
+    def _roll(self) -> tuple[Array, Array, Array, Array]:
+        """Return the promoted slots, ascending, their last bits, each one's events and latest time.
+
+        To count on.
+        """
         if self._counted is None:
-            promoted = sorted(self._places)
-            places = [self._places[slot] for slot in promoted]
+            promoted = np.array(sorted(self._places), np.int64)
+            places = [self._places[slot] for slot in promoted.tolist()]
+            is_likely = np.zeros(_LAST_BITS, np.bool_)
+            is_likely[promoted % _LAST_BITS] = True
             self._counted = (
-                np.array(promoted, np.int64),
+                promoted,
+                is_likely,
                 np.array([place.count for place in places], np.int64),
                 np.array([place.strength[1] for place in places], np.int64),
             )
@@ -272,7 +286,10 @@ class RiverTier:
     def _settle(self) -> None:
         """Give the places what was counted since; before that is read, or places come and go."""
         if self._counted is not None:
-            for slot, count, latest_ms in zip(*(column.tolist() for column in self._counted), strict=True):
+            promoted, _, *counted = self._counted
+            for slot, count, latest_ms in zip(
+                promoted.tolist(), *map(np.ndarray.tolist, counted), strict=True
+            ):
                 place = self._places[slot]
                 place.count, place.strength = count, (place.strength[0], latest_ms)
             self._counted = None
@@ -341,16 +358,16 @@ def _by_slot(slots: Array, rows: Array) -> Iterator[tuple[int, Array]]:
 
 
 @njit(cache=True, nogil=True)
-def _sort_out(
+def _count(
     slots: Array, model: Array, time_ms: Array, features: Array,
-    promoted: Array, count: Array, latest: Array, passed: Array, learned_ms: Array,
+    promoted: Array, is_likely: Array, count: Array, latest: Array, passed: Array, learned_ms: Array,
     event: Array, wanted: Array,
 ) -> None:  # fmt: skip
     """Count the events of promoted slots, and mark the rows to rank or, of other slots, to learn from.
 
-    `promoted` ascends; `count` and `latest` are by its places, `passed` and `learned_ms` by model; `event`
-    (n,) gets the row's number among its key's, 0 for other slots. Rows without a finite feature or a forest
-    are left out.
+    `promoted` ascends, `is_likely` says which last bits its slots have; `count` and `latest` are by its
+    places, `passed` and `learned_ms` by model; `event` (n,) gets the row's number among its key's, 0 for
+    other slots. Rows without a finite feature or a forest are left out.
     """
     for row in range(len(slots)):
         if model[row] >= len(passed) or passed[model[row]] < 0:
@@ -360,7 +377,9 @@ def _sort_out(
             is_usable |= np.isfinite(features[row, k])
         if not is_usable:
             continue
-        place = np.searchsorted(promoted, slots[row])
+        place = len(promoted)
+        if is_likely[slots[row] % _LAST_BITS]:
+            place = np.searchsorted(promoted, slots[row])
         if place < len(promoted) and promoted[place] == slots[row]:
             count[place] += 1
             latest[place] = max(latest[place], time_ms[row])

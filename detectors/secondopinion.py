@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from detectors.base import Array
     from detectors.watch import Watched
 
 FEATURES = ("input_distance", "embedding_distance", "overall_distance", "hardness")
@@ -30,8 +31,8 @@ FEATURES = ("input_distance", "embedding_distance", "overall_distance", "hardnes
 
 PROMOTION_SURPRISE = np.float32(log(50))
 """-ln of the share of benign keys that are promoted in their lifetime by their surprise alone."""
-PROMOTION_LOG10_E = np.float32(6.0)
-"""log10 of an e-detector's value that promotes a key: once in a million events of a key under its null."""
+PROMOTION_E_VALUE = np.float32(1e6)
+"""Of an e-detector, that promotes a key: once in a million events of a key under its null."""
 SAMPLE_ROWS = 2000
 """Benign events that a forest is trained with."""
 EVENTS_PER_KEY = 256
@@ -110,26 +111,34 @@ class SecondOpinion:
 
         Returns
         -------
-        float32 (m,)
-            -ln of the share of benign keys whose mean rank gets this high; NaN where River says nothing, and
-            in all rows but those at which a level is told of.
+        float32 (len(watched.reached),)
+            -ln of the share of benign keys whose mean rank gets as high as at that row; NaN where River says
+            nothing.
         """
         slots, time_ms = watched.part.slots, watched.part.batch.time_ms
+        reached = np.array([one.row for one in watched.reached], np.int64)
+        found = np.full(len(reached), np.nan, np.float32)
         if model not in self._references:
-            return np.full(len(slots), np.nan, np.float32)
-        out, wanted = np.empty(len(slots), np.float32), np.zeros(len(slots), np.bool_)
-        wanted[[reached.row for reached in watched.reached]] = True
+            return found
         start = 0
         for row, surprise in [*watched.promotions, (len(slots) - 1, None)]:
-            cut = slice(start, row + 1)
+            cut, asked = slice(start, row + 1), (reached >= start) & (reached <= row)
+            rows = slots[cut], np.full(row + 1 - start, model, np.int32), time_ms[cut], watched.features[cut]
+            if asked.any():
+                found[asked] = self._surprises(model, self._mean_ranks(rows, reached[asked] - start))
+            else:
+                self._tier.follow(*rows)
             start = row + 1
-            count = len(slots[cut])
-            models = np.full(count, model, np.int32)
-            ranks = self._tier.score(slots[cut], models, time_ms[cut], watched.features[cut], wanted[cut])
-            out[cut] = self._surprises(model, ranks[:, 1]) if watched.reached else np.nan
             if surprise is not None:
                 self._tier.promote(int(slots[row]), surprise, int(time_ms[row]))
-        return out
+        return found
+
+    def _mean_ranks(self, rows: tuple[Array, Array, Array, Array], asked: Array) -> Array:
+        """Score rows; return the mean ranks at those that are asked for."""
+        is_asked = np.zeros(len(rows[0]), np.bool_)
+        is_asked[asked] = True
+        ranks = self._tier.score(*rows, is_asked)
+        return np.asarray(ranks[asked, 1])
 
     def _surprises(self, model: int, mean_rank: NDArray[np.float32]) -> NDArray[np.float32]:
         reference = self._references[model]

@@ -168,21 +168,35 @@ def event_values(
 
 
 def value_tables(reference: EventReference) -> tuple[Array, ...]:
-    """Return where the benign scores lie: sorted tables, each followed by the cells of its range."""
+    """Return where the benign scores lie: sorted tables, each with the cells of its range, and surprises.
+
+    A table's surprises, -log10 p, are by how many of its scores lie below.
+    """
     tables = (
         reference.distance_table,
         reference.embedding_table,
         reference.hardness_table,
         -reference.overall_table[::-1],  # small distances are odd
     )
-    return tuple(part for table in tables for part in (table, cut_range(table)))
+    return tuple(part for table in tables for part in (table, cut_range(table), _surprises(len(table))))
+
+
+@njit(cache=True, nogil=True)
+def _surprises(count: int) -> Array:
+    """Return -log10 p where 0, 1, ... `count` of so many scores lie below, float32 (count + 1,)."""
+    out = np.empty(count + 1, np.float32)
+    for below in range(count + 1):
+        out[below] = np.log(_p_value(below, count)) * np.float32(-1 / LN10)
+    return out
 
 
 @njit(cache=True, nogil=True)
 def write_values(
     values: Array, weight: Array, bets: Array, scores: Array,
-    input_table: Array, input_cells: Array, embedding_table: Array, embedding_cells: Array,
-    hardness_table: Array, hardness_cells: Array, overall_table: Array, overall_cells: Array,
+    input_table: Array, input_cells: Array, input_surprises: Array,
+    embedding_table: Array, embedding_cells: Array, embedding_surprises: Array,
+    hardness_table: Array, hardness_cells: Array, hardness_surprises: Array,
+    overall_table: Array, overall_cells: Array, overall_surprises: Array,
 ) -> None:  # fmt: skip
     """Write what `event_values` returns."""
     below = np.empty((4, len(scores)), np.uint32)
@@ -191,16 +205,15 @@ def write_values(
     count_below(scores[:, _HARDNESS], hardness_table, hardness_cells, below[2])
     count_below(-scores[:, _OVERALL], overall_table, overall_cells, below[3])
     for i in range(len(scores)):
-        odd = _p_value(scores[i, _INPUT], below[0, i], len(input_table))
+        odd, surprise = _read(scores[i, _INPUT], below[0, i], input_surprises)
         if np.isnan(odd):
-            odd = _p_value(scores[i, _EMBEDDING], below[1, i], len(embedding_table))
-        close = _p_value(scores[i, _HARDNESS], below[2, i], len(hardness_table))
-        inside = _p_value(scores[i, _OVERALL], below[3, i], len(overall_table))
-        hard = _surprise(close)
-        values[i, 0] = _surprise(odd)
-        values[i, 1] = values[i, 0] * hard
+            odd, surprise = _read(scores[i, _EMBEDDING], below[1, i], embedding_surprises)
+        close, hard = _read(scores[i, _HARDNESS], below[2, i], hardness_surprises)
+        _, inside = _read(scores[i, _OVERALL], below[3, i], overall_surprises)
+        values[i, 0] = surprise
+        values[i, 1] = surprise * hard
         values[i, 2] = hard
-        values[i, 3] = _surprise(inside) * hard
+        values[i, 3] = inside * hard
         for k in range(len(_AS_THEY_ARE)):
             values[i, _MADE + k] = scores[i, _AS_THEY_ARE[k]]
         novelty = scores[i, _NOVELTY]
@@ -211,16 +224,17 @@ def write_values(
         bets[i, 0], bets[i, 1] = (odd, close) if is_bet else (np.float32(np.nan), np.float32(np.nan))
 
 
-@njit(cache=True, nogil=True)
-def _p_value(score: float, below: int, count: int) -> Any:
-    p = np.float32(count + 1 - below) / np.float32(count + 1)
-    return np.float32(np.nan) if np.isnan(score) else p
+@njit(cache=True, nogil=True, inline="always")
+def _read(score: float, below: int, surprises: Array) -> tuple[Any, Any]:
+    """Return p and -log10 p of a score that so many of a table's lie below."""
+    if np.isnan(score):
+        return np.float32(np.nan), np.float32(np.nan)
+    return _p_value(below, len(surprises) - 1), surprises[below]
 
 
 @njit(cache=True, nogil=True)
-def _surprise(p: float) -> Any:
-    """Return -log10 p."""
-    return np.log(p) * np.float32(-1 / LN10)
+def _p_value(below: int, count: int) -> Any:
+    return np.float32(count + 1 - below) / np.float32(count + 1)
 
 
 @njit(cache=True, nogil=True)

@@ -76,7 +76,7 @@ class Progress(NamedTuple):
     mean, mass : float32 (m, S)
         The running means, and the mass each rests on.
     e_detector : float32 (m, len(BETS))
-        log10 of the Shiryaev-Roberts e-detectors; NaN while nothing was bet.
+        The Shiryaev-Roberts e-detectors; NaN while nothing was bet.
     features : float32 (m, len(FEATURES))
         Scores that River's forests see together.
     spread : float32 (n, 5)

@@ -13,7 +13,7 @@ import numpy as np
 
 from detectors.budget import BUDGET_FIELDS, Budget
 from detectors.keylevel import judge, note_levels, prepare, standardise, surprises
-from detectors.secondopinion import PROMOTION_LOG10_E, PROMOTION_SURPRISE
+from detectors.secondopinion import PROMOTION_E_VALUE, PROMOTION_SURPRISE
 from detectors.statistics import FAMILIES, FAMILY_OF, GROUP_OF, HORIZONS, STATISTICS
 from detectors.track import TRACK_FIELDS, Track
 
@@ -127,7 +127,7 @@ class Watch:
         overall = self._judge(progress, part.slots, slabs)
         note_levels(
             overall, progress.e_detector, part.slots, part.batch.time_ms, THRESHOLDS, AGAIN_MS,
-            PROMOTION_SURPRISE, PROMOTION_LOG10_E,
+            PROMOTION_SURPRISE, PROMOTION_E_VALUE,
             slabs["level"], slabs["level_told_ms"], slabs["surprise_peak"], slabs["promoted"],
             levels, strength, promoted,
         )  # fmt: skip
@@ -171,7 +171,7 @@ class Watch:
                 by_family=verdict.by_family[place],
                 by_statistic=verdict.by_statistic[place],
                 mean=progress.mean[row],
-                e_detector=progress.e_detector[row],
+                e_detector=np.log10(progress.e_detector[row]),
                 extraction=account.describe(int(part.rows[row])) if account else None,
             )
             for place, row in enumerate(rows.tolist())

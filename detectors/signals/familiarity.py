@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from detectors.batch import SKETCH_SIZE
-from detectors.familiar import find_near
+from detectors.familiar import find_near, pad_points
 from detectors.kernelcache import njit
 from detectors.lanes import LANES, TOGETHER, load_lanes, project
 from detectors.prefetch import prefetch, slot_ahead
@@ -75,7 +75,7 @@ class Familiarity:
             reference.classes,
             np.ascontiguousarray(planes.T),
             reference.input_centres[-1:],
-            reference.familiar_points,
+            pad_points(reference.familiar_points),
             np.square(reference.familiar_points).sum(axis=0),
             reference.familiar_start,
             reference.familiar_distance,
@@ -100,7 +100,7 @@ def score_familiarity(
     cell_map: Array, cells_marked: Array, new_inputs: Array, familiar_inputs: Array,
 ) -> None:  # fmt: skip
     """Score each row, in order; NaN where the sketch is absent or nothing is remembered."""
-    if points.shape[1] == 0:
+    if len(norms) == 0:
         return
     count, row = len(slots), class_rows(predicted, classes)
     bits, seen = np.empty(count, np.int64), np.empty(count, np.float32)
@@ -156,7 +156,7 @@ def _cells(sketch: Array, planes: Array, centre: Array, bits: Array) -> None:
         count = load_lanes(sketch, row, centre, start, apart)
         cell[:] = 0
         for k in range(0, PLANES, TOGETHER):
-            project(apart, planes, k, 0, count, sides)
+            project(apart, 0, planes, k, 0, count, sides)
             for side in sides:
                 for i in range(count):
                     cell[i] = (cell[i] << one) | np.uint64(side[i] > 0)

@@ -156,6 +156,7 @@ def score_near_duplicates(
             length = LENGTHS[size]
             page = place_of(np.int64(ring_page[slot]), size, start)
             filled = min(count, RING_LENGTH)
+            step = _squared_step(code, memory, page + (position - 1) % RING_LENGTH, length)
             nearest, lag = nearest_entry(code, memory, page, length, filled, position, short, squared)
             where = (position - lag) % RING_LENGTH
             differs = np.uint8(memory[page + RING_SIZE * length + where]) ^ tag
@@ -163,8 +164,8 @@ def score_near_duplicates(
             if nearest == 0 and differs & 15 == 0:
                 out[i, :5] = np.nan
             else:
-                step = min(step_mean[slot], np.float32(1.2))
-                out[i, 0] = lag > NEAR_LAG and count > 1 and out[i, 5] < NEAR_RATIO * step
+                usual = min(step_mean[slot], np.float32(1.2))
+                out[i, 0] = lag > NEAR_LAG and count > 1 and out[i, 5] < NEAR_RATIO * usual
                 out[i, 1] = out[i, 5] < FLIP_DISTANCE and differs >> 4 != 0
                 out[i, 2] = _echo(where, last_places[slot], position) if lag > NEAR_LAG else np.nan
                 for k in range(ECHO_PLACES - 1, 0, -1):
@@ -176,12 +177,12 @@ def score_near_duplicates(
                     limit = MIDPOINT_RATIO**2 * nearest
                     out[i, 3] = is_any_within(opposite, memory, page, length, filled, limit, short, squared)
                 if count > 1:
-                    probes = _is_probe(code, memory, page, length, position)
+                    probes = _is_probe(code, memory, page, length, position, step)
                     change = _PROBE_GAIN if probes else _PROBE_LOSS
                     probe_evidence[slot] = min(max(probe_evidence[slot] + change, 0.0), PROBE_LARGEST)
                 out[i, 4] = probe_evidence[slot]
-            previous = page + (position - 1) % RING_LENGTH
-            _learn_step(code, memory, previous, length, count, slot, step_mean, unit)
+            away = np.sqrt(np.float32(step)) * unit - step_mean[slot]
+            step_mean[slot] += away / np.float32(min(int(count), STEP_HORIZON))
         _remember(code, tag, slot, count, ring_page, memory, start, free, head)
         ring_count[slot] = count + 1
 
@@ -243,22 +244,39 @@ def _echo(place: int, last_places: Array, position: int) -> float:
     return float(-np.log10(min(1.0, ECHO_PLACES * gap / reach)))
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _squared_step(code: Array, memory: Array, previous: int, length: int) -> Any:
+    """Return the squared distance to the previous query."""
+    total = 0
+    for j in range(RING_SIZE):
+        difference = int(code[j]) - int(memory[previous + j * length])
+        total += difference * difference
+    return total
+
+
 @njit(cache=True, nogil=True)
-def _is_probe(code: Array, memory: Array, page: int, length: int, position: int) -> bool:
-    """Tell whether the last two steps are small, equal, and at the angle of points around a centre."""
-    first, second, product = 0, 0, 0
+def _is_probe(code: Array, memory: Array, page: int, length: int, position: int, step: int) -> bool:
+    """Tell whether the last two steps are small, equal, and at the angle of points around a centre.
+
+    `step` is the last one's square.
+    """
+    longest = (PROBE_DISTANCE * QUANTA_PER_PAIR) ** 2 * RING_SIZE
+    if step > longest:
+        return False
+    before_that, product = 0, 0
     last, before = page + (position - 1) % RING_LENGTH, page + (position - 2) % RING_LENGTH
     for j in range(RING_SIZE):
         middle = int(memory[last + j * length])
-        new, old = int(code[j]) - middle, middle - int(memory[before + j * length])
-        first, second, product = first + old * old, second + new * new, product + old * new
-    if max(first, second) > (PROBE_DISTANCE * QUANTA_PER_PAIR) ** 2 * RING_SIZE:
+        old = middle - int(memory[before + j * length])
+        before_that, product = before_that + old * old, product + old * (int(code[j]) - middle)
+    longer, shorter = max(before_that, step), min(before_that, step)
+    if longer > longest:
         return False
-    if max(first, second) <= PROBE_FLOOR:
+    if longer <= PROBE_FLOOR:
         return True
     low, high = PROBE_COSINE
-    cosine = product / np.sqrt(max(first * second, 1))
-    return max(first, second) < PROBE_RATIO * min(first, second) and low < cosine < high
+    cosine = product / np.sqrt(max(before_that * step, 1))
+    return longer < PROBE_RATIO * shorter and low < cosine < high
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -270,23 +288,3 @@ def _quantise(sketch: Array, centre: Array, quantum: float, code: Array) -> bool
         bad += scaled - scaled  # 0 if finite, else NaN
         code[j] = np.int16(np.rint(min(max(scaled, np.float32(-127)), np.float32(127))))
     return bool(bad == 0)
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _learn_step(
-    code: Array,
-    memory: Array,
-    previous: int,
-    length: int,
-    count: int,
-    slot: int,
-    step_mean: Array,
-    unit: float,
-) -> None:
-    """Follow the mean distance between successive queries."""
-    total = 0
-    for j in range(RING_SIZE):
-        difference = int(code[j]) - int(memory[previous + j * length])
-        total += difference * difference
-    step = np.sqrt(np.float32(total)) * unit
-    step_mean[slot] += (step - step_mean[slot]) / np.float32(min(count, STEP_HORIZON))

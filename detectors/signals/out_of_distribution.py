@@ -111,7 +111,7 @@ def _mahalanobis(sketch: Array, row: Array, centres: Array, whitening: Array, ou
         count = load_lanes(sketch, row, centres, start, apart)
         total[:] = 0
         for k in range(0, SKETCH_SIZE, TOGETHER):
-            project(apart, whitening, k, k, count, whitened)
+            project(apart, 0, whitening, k, k, count, whitened)
             for column in whitened:
                 for i in range(count):
                     total[i] += column[i] * column[i]

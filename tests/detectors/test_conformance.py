@@ -23,7 +23,7 @@ from detectors.base import score
 from detectors.batch import COLUMNS, EventBatch, build_batch
 from detectors.budget import SPREAD_COLUMNS, follow_spread
 from detectors.calibration import Sample, fit_key_events
-from detectors.evidence import update
+from detectors.evidence import write_evidence
 from detectors.keystate import FIELDS
 from detectors.secondopinion import FEATURES
 from detectors.signals import ALL_SIGNALS
@@ -177,7 +177,9 @@ def test_a_track_gives_what_its_parts_give_one_after_the_other() -> None:
     coverage = scores[:, [SCORES.index(name) for name in Coverage.scores]]
     follow_spread(spread, coverage, np.arange(500), weight, slots, apart["fresh"])
     features = scores[:, [SCORES.index(name) for name in FEATURES]]
-    expected = Progress(mean, mass, update(bets, slots, apart["evidence"]), features, spread)
+    e_detector = np.empty(bets.shape, np.float32)
+    write_evidence(e_detector, bets, slots, apart["evidence"])
+    expected = Progress(mean, mass, e_detector, features, spread)
     for name, column in expected._asdict().items():
         np.testing.assert_array_equal(getattr(progress, name), column, err_msg=name)
     every = np.arange(KEYS)
