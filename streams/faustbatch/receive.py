@@ -2,7 +2,8 @@
 
 asyncio's streams copy what comes off a socket into one growing buffer and out of it again, and aiokafka
 copies each partition's part once more: half the cost of an event without detection. Here the socket (or TLS)
-writes into a buffer of the response's own size, and a fetch's parts are views of it.
+writes into memory for the response alone, and a fetch's parts are views of it; memory that nobody looks at
+any more is used again (`streams.faustbatch.frames`).
 
 A connection is opened, and its password checked, by aiokafka's own protocol; only then, between two
 responses, is that replaced. Its reader stays: it never gets a byte more, but how the connection ends is told
@@ -17,11 +18,10 @@ import weakref
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.fetch import FetchRequest
 
-from streams.recordblock import PADDING
+from streams.faustbatch.frames import FramePool
 
 if TYPE_CHECKING:
     from aiokafka.client import AIOKafkaClient
@@ -64,6 +64,7 @@ class FrameReceiver(asyncio.BufferedProtocol):
         self._connection = weakref.ref(connection)  # so that one that is forgotten can be noticed
         self._stock: Any = connection._protocol  # noqa: SLF001 - same
         self._reader: asyncio.StreamReader = connection._reader  # noqa: SLF001 - same
+        self._frames = FramePool()
         self._length = memoryview(bytearray(_LENGTH.size))
         self._space, self._filled = self._length, 0
 
@@ -88,7 +89,7 @@ class FrameReceiver(asyncio.BufferedProtocol):
             size = _LENGTH.unpack(self._length)[0]
             if size < 0:
                 raise ValueError(f"a broker sent a response of {size} bytes")
-            self._space, self._filled = _frame(size), 0
+            self._space, self._filled = self._frames.take(size), 0
         if self._filled == len(self._space):
             frame, self._space, self._filled = self._space, self._length, 0
             self._hand_over(frame)
@@ -119,13 +120,6 @@ class FrameReceiver(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Pass it on."""
         self._stock.resume_writing()
-
-
-def _frame(size: int) -> memoryview:
-    """Return room for a response: memory that is only taken as it is written to, not for a length alone."""
-    buffer = np.empty(size + len(PADDING), np.uint8)
-    buffer[size:] = 0
-    return buffer.data[:size]
 
 
 def receive_frames(client: AIOKafkaClient) -> None:
