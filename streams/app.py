@@ -63,7 +63,8 @@ SNAPSHOT_INTERVALS_S, BIG_STATE_BYTES = (10.0, 30.0), 256 * 1024 * 1024
 """Unless set: the longer one for a state that takes seconds to store."""
 QUEUED_CHUNKS = 4
 """Few: what waits here was cut when traffic was light; with little room, the next fetch grows instead."""
-FETCH_BYTES = 4 * 1024 * 1024
+FETCH_BYTES = 3 * 1024 * 1024
+"""Of a partition: as JSON one full chunk, in micro-batches two."""
 
 _log = structlog.get_logger(__name__)
 

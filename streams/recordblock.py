@@ -28,6 +28,8 @@ SPAN_ROWS = 9
 
 PADDING = bytes(192)
 """Behind every buffer, so that a scanner may load eight bytes from any place in a value."""
+_SINGLE_BYTES, _EVENT_BYTES = 4096, 192
+"""A larger record is taken for a micro-batch, in which an event with two sketches takes so much."""
 
 
 class RecordBlock(Sequence[Message]):
@@ -96,18 +98,23 @@ class RecordBlock(Sequence[Message]):
             self.topic, self.data, spans, last=self.last, faults=self.faults, messages=messages
         )
 
-    def cut(self, max_records: int, max_bytes: int) -> Iterator[RecordBlock]:
-        """Yield the block in pieces that are no larger, or of one record; together they reach `last`."""
-        start, count = 0, len(self)
-        if not count:
+    def cut(self, max_events: int) -> Iterator[RecordBlock]:
+        """Yield the block in even pieces of no more events, or of one record; together they reach `last`.
+
+        How many events a record holds is told by its size.
+        """
+        if not len(self):
             yield self
-        ends = self.spans[VALUE_START] + np.maximum(self.spans[VALUE_SIZE], 0)
-        while start < count:
-            limit = self.spans[VALUE_START, start] + max_bytes
-            fitting = int(np.searchsorted(ends, limit, side="right"))
-            stop = min(max(start + 1, fitting), start + max_records, count)
+            return
+        size = self.spans[VALUE_SIZE]
+        total = np.cumsum(np.where(size <= _SINGLE_BYTES, 1, size // _EVENT_BYTES))
+        pieces = -(-int(total[-1]) // max_events)
+        most = -(-int(total[-1]) // pieces)
+        start = before = 0
+        while start < len(self):
+            stop = max(int(np.searchsorted(total, before + most, side="right")), start + 1)
             yield self[start:stop]
-            start = stop
+            start, before = stop, int(total[stop - 1])
 
     def _slice(self, index: slice) -> RecordBlock:
         spans = self.spans[:, index]

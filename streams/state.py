@@ -52,10 +52,9 @@ if TYPE_CHECKING:
     from streams.settings import Settings
     from streams.statestore import Dump, Found, StateStore
 
-MAX_CHUNK = 4096
-MAX_CHUNK_BYTES = 3 * 512 * 1024
-"""Records and bytes per chunk: some milliseconds of work, so that heartbeats, commits and other agents are
-not held up. A micro-batch of thousands of events is one record."""
+MAX_CHUNK_EVENTS = 8192
+"""Some milliseconds of work, so that heartbeats, commits and other agents are not held up; fewer make an event
+dearer, and more do not fit into a core's cache (`tests/bench/chunk_cost.py`)."""
 RESTORED_AT_ONCE = 2
 """Partitions: more would hold more of what was read in memory, and no core is left to unpack it."""
 
@@ -83,8 +82,7 @@ class FencedState:
         If the policy file of the settings cannot be used.
     """
 
-    max_chunk = MAX_CHUNK
-    max_chunk_bytes = MAX_CHUNK_BYTES
+    max_chunk_events = MAX_CHUNK_EVENTS
 
     def __init__(
         self,

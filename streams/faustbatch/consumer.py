@@ -53,10 +53,8 @@ class Fences(Protocol):
 
     topics: frozenset[str]
     """Topics delivered in chunks and committed by these fences."""
-    max_chunk: int
-    """Most records in one chunk."""
-    max_chunk_bytes: int
-    """Most bytes in one chunk, unless a single record has more."""
+    max_chunk_events: int
+    """Most events in one chunk, unless a single record has more."""
 
     def committable(self, tp: TP) -> int | None:
         """Return the offset up to which everything is durable (the next one to read), or None."""
@@ -252,10 +250,10 @@ class BatchConsumer(driver.Consumer):
 
     def _pieces(self, records: Sequence[Any]) -> Iterator[Records]:
         """Cut one partition's part of a fetch: blocks, or the records themselves."""
-        size = self._fences.max_chunk
+        size = self._fences.max_chunk_events
         if isinstance(records[0], RecordBlock):
             for block in records:
-                yield from block.cut(size, self._fences.max_chunk_bytes)
+                yield from block.cut(size)
         else:
             yield from (RecordList(records[start : start + size]) for start in range(0, len(records), size))
 

@@ -219,16 +219,26 @@ def test_no_bytes_raise(data: bytes) -> None:
     unpack_fetch(TOPIC, 0, data, 0, suspect=0)
 
 
+@given(st.lists(st.sampled_from([0, 480, 4096, 4097, 98_000, 2_000_000]), min_size=1, max_size=60))
+@settings(max_examples=50, deadline=None)
+def test_a_large_record_counts_as_the_events_of_a_micro_batch(sizes: list[int]) -> None:
+    found: list[Record] = [(0, None, bytes(size), []) for size in sizes]
+    block = unpack_fetch(TOPIC, 0, make_batch(0, found), 0).block
+    assert isinstance(block, RecordBlock)
+    pieces = list(block.cut(1000))
+    assert [message for piece in pieces for message in piece] == list(block)
+    assert pieces[-1].last == block.last
+    for piece in pieces:
+        events = [1 if len(m.value or b"") <= 4096 else len(m.value or b"") // 192 for m in piece]
+        assert len(events) == 1 or sum(events) <= 1000
+
+
 def test_pieces_of_a_block_reach_its_end() -> None:
     found: list[Record] = [(0, None, b"v" * 100, [])] * 100
     block = unpack_fetch(TOPIC, 0, make_batch(0, found) + control(100, 1, 1), 0).block
     assert isinstance(block, RecordBlock)
-    pieces = list(block.cut(30, 10**9))
-    assert [len(piece) for piece in pieces] == [30, 30, 30, 10]
-    assert [piece.last for piece in pieces] == [29, 59, 89, 100]
-    by_bytes = list(block.cut(1000, 1000))
-    assert sum(map(len, by_bytes)) == 100
-    assert max(map(len, by_bytes)) == 9
-    assert len(list(block.cut(1000, 1))) == 100
+    pieces = list(block.cut(30))
+    assert [len(piece) for piece in pieces] == [25, 25, 25, 25]
+    assert [piece.last for piece in pieces] == [24, 49, 74, 100]
     assert block.after(97)[0].offset == 98
     assert len(block.after(99)) == 0
