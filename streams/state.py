@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from streams.statestore import Dump, Found, StateStore
 
 MAX_CHUNK_EVENTS = 8192
-"""Some milliseconds of work, so that heartbeats, commits and other agents are not held up. With half as many an
-event costs a twentieth more, with twice as many no less (`tests/bench/chunk_cost.py`)."""
+"""Some milliseconds of work, so that heartbeats, commits and other agents are not held up. With half as many
+an event costs a twentieth more, with twice as many no less (`tests/bench/chunk_cost.py`)."""
 RESTORED_AT_ONCE = 2
 """Partitions: more would hold more of what was read in memory, and no core is left to unpack it."""
 
