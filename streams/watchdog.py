@@ -125,7 +125,10 @@ class Watchdog:
         """Watch until this is cancelled."""
         if not self._is_stopping:
             self._thread.start()
-        await self._watch_progress()
+        try:
+            await self._watch_progress()
+        finally:
+            self._is_stopping = True  # after a failure nobody is told to stop; the end must come all the same
 
     def expect_end(self) -> None:
         """Take note that the worker was told to stop: from now on it has `STOP_TICKS` to end."""

@@ -95,9 +95,10 @@ def test_too_much_memory_asks_for_a_graceful_end() -> None:
     assert "more than the limit of 1,000" in ended.stdout + ended.stderr
 
 
-def test_an_end_that_does_not_come_is_cut_short() -> None:
-    """Brokers that are gone hold up what closes connections to them."""
-    ended = end_of("", "watchdog.STOP_TICKS = 10; dog.expect_end(); task.cancel()")
+@pytest.mark.parametrize("begin", ["dog.expect_end()", "task.cancel()"])
+def test_an_end_that_does_not_come_is_cut_short(begin: str) -> None:
+    """Brokers that are gone hold up what closes connections to them, after a signal and after a failure."""
+    ended = end_of("loop_stuck_s=2", f"watchdog.STOP_TICKS = 50; {begin}")
     assert ended.returncode == RESTART_EXIT_CODE
     assert "told to stop, and did not end" in ended.stdout + ended.stderr
 
