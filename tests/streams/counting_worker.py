@@ -26,6 +26,7 @@ from streams.logs import setup_logs
 from streams.pipeline import Outputs
 from streams.settings import Settings, load_settings
 from streams.snapshot import PIECE_BYTES
+from streams.state import FencedState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 EVERY = 10
 PAUSE_S = float(os.environ.get("PAUSE_S", "0"))
+CHUNK_EVENTS = 500
+"""Small, so that a test's events make dozens of chunks and a fault falls between two of them."""
 BUCKETS = 4
 """Parts that the state is dumped in."""
 PADDING = b" " * int(os.environ.get("PADDING_BYTES", 3 * PIECE_BYTES // 2))
@@ -164,6 +167,7 @@ def build_counting(_settings: Settings) -> CountingPipeline:
 def make_app() -> WorkerApp:
     settings = load_settings(None, os.environ)
     setup_logs(settings.log)
+    FencedState.max_chunk_events = CHUNK_EVENTS
     watchdog.STOP_TICKS = int(os.environ.get("STOP_TICKS", watchdog.STOP_TICKS))
     return build_app(settings, build_counting)  # type: ignore[arg-type] # it counts instead
 

@@ -101,7 +101,7 @@ def test_kill_9_at_any_moment_loses_nothing_and_doubles_nothing(deployment: Depl
     count = 30_000
     create_topics(deployment.environ["MODELWARDEN_KAFKA"], prefix=deployment.prefix, partitions=PARTITIONS)
     truth = send_numbers(deployment, count)
-    deployment.environ["PAUSE_S"] = "0.3"  # 30 chunks or more, so that all kills come before the end
+    deployment.environ["PAUSE_S"] = "0.3"  # 60 chunks, so that all kills come before the end
     draw = random.Random(SEED)  # noqa: S311 - moments, not secrets
     for _ in range(3):
         before = deployment.bus.end_offsets(f"{deployment.prefix}alerts")
@@ -129,6 +129,7 @@ def test_two_workers_a_stall_and_a_clean_stop(deployment: Deployment) -> None:
     truth = send_numbers(deployment, count)
     deployment.wait(lambda: len(deployment.counts()) > 10)
     stalled.send_signal(signal.SIGSTOP)
+    assert deployment.counts() != truth, "the stall came too late to prove anything"
     deployment.wait(lambda: deployment.members() == 1)  # the other worker has taken over
     stalled.send_signal(signal.SIGCONT)
     deployment.wait(lambda: deployment.counts() == truth)
