@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from detectors.kernelcache import njit
-from detectors.riverforest import WINDOW, Forest, scale_of
+from detectors.riverforest import WINDOW, Forest, train
 from detectors.riverplace import Place, make_window
 
 if TYPE_CHECKING:
@@ -125,10 +125,7 @@ class RiverTier:
             )
         make_window()  # what it imports would otherwise keep the first alert waiting
         self._catch_up()
-        forest = Forest(scale_of(usable), self.seed + model)
-        for row in np.resize(forest.scaled(usable), (max(len(usable), 2 * WINDOW), usable.shape[1])):
-            forest.learn(row, float(forest.scores(row[None])[0]))
-        self._forests[model] = forest
+        self._forests[model] = train(usable, self.seed + model)
         self._pass(model, max(self._passed[model], 0) if model < len(self._passed) else 0)
 
     def _pass(self, model: int, count: int, learned_ms: int = _NEVER_MS) -> None:

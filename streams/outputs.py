@@ -8,6 +8,7 @@ partition p go to partition p, so that each partition has one writer.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,7 +19,6 @@ from streams.deadletter import dead_letter
 from streams.recovery import read_to_end
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Iterable, Iterator, Mapping
 
     from streams.pipeline import Outputs
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 OUTPUT_TOPICS = ("alerts", "decisions", "commands", "audit", "dead-letter")
 ID_HEADER = "id"
-_LINGER_MS = 2
+_TURNS = 4
+"""Of the event loop, that a produce request takes to be sent."""
 
 _log = structlog.get_logger(__name__)
 
@@ -70,6 +71,7 @@ class OutputWriter:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._producer: Any = None
+        self._unacknowledged = 0
         self._names = {settings.topic(name): name for name in OUTPUT_TOPICS}
         self._written: dict[tuple[str, int], set[bytes]] = {}
         self._positions: dict[tuple[str, int], int] = {}
@@ -82,7 +84,6 @@ class OutputWriter:
             **self._settings.kafka_security.client_arguments(),
             enable_idempotence=True,
             acks="all",
-            linger_ms=_LINGER_MS,
         )
         await self._producer.start()
         for topic in OUTPUT_TOPICS:
@@ -113,8 +114,18 @@ class OutputWriter:
             partition=partition,
             headers=[(ID_HEADER, output.output_id.encode())],
         )
+        self._unacknowledged += 1
         future.add_done_callback(lambda done: self._advance(output.topic, partition, done))
         return future
+
+    async def give_way(self) -> None:
+        """Let the producer go on before more events are processed, if it has anything to do.
+
+        Sending a request and reading its response takes several turns of the event loop; each would come
+        after another chunk of events.
+        """
+        for _ in range(_TURNS if self._unacknowledged else 0):
+            await asyncio.sleep(0)
 
     def _is_written(self, partition: int, output: Output) -> bool:
         written = self._written.get((output.topic, partition))
@@ -124,6 +135,7 @@ class OutputWriter:
         return True
 
     def _advance(self, topic: str, partition: int, done: asyncio.Future[Any]) -> None:
+        self._unacknowledged -= 1
         if not done.cancelled() and done.exception() is None:
             place = (topic, partition)
             self._positions[place] = max(self._positions.get(place, 0), done.result().offset + 1)

@@ -151,6 +151,7 @@ class FencedState:
             for outputs in self._advance(state, chunk, step):
                 state.unstored += await self._writer.publish(state.partition, outputs)
             self._settle(state)
+        await self._writer.give_way()
 
     def hold(self, chunk: Chunk, step: Step) -> None:
         """Apply a chunk together with the next snapshot of its partition."""

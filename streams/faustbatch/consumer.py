@@ -27,10 +27,11 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from streams.faustbatch.fetch import use_blocks
+from streams.faustbatch.gate import FetchGate
 from streams.faustbatch.receive import receive_frames
 from streams.faustbatch.shapes import has_fetch_shape, has_receive_shape
 from streams.faustbatch.topic import Chunk, RecordList
-from streams.recordblock import RecordBlock
+from streams.recordblock import VALUE_SIZE, RecordBlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -95,9 +96,16 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         """Connect, and fetch undecoded batches from then on, in buffers of their own."""
         await super().on_start()
         if has_fetch_shape():
-            use_blocks(self._consumer, self.app.fences.topics)
+            use_blocks(self._consumer, self.app.fences.topics, self.consumer.gate)
             if has_receive_shape():
                 receive_frames(self._consumer._client)  # noqa: SLF001 - shapes.py checks it
+
+    async def _fetch_records(self, *args: Any, **options: Any) -> Any:
+        """Take what was fetched; the next fetch waits until little of it is left to do."""
+        records = await super()._fetch_records(*args, **options)
+        blocks = [one for found in records.values() for one in found if isinstance(one, RecordBlock)]
+        self.consumer.gate.close(sum(int(block.spans[VALUE_SIZE].sum()) for block in blocks))
+        return records
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit what is still ours: every partition may have been lost by now."""
@@ -113,6 +121,7 @@ class BatchConsumer(driver.Consumer):
         super().__init__(*args, **options)
         self.seek_count = 0
         self._room = asyncio.Event()
+        self.gate = FetchGate(lambda: len(self.unacked))
 
     @property
     def _fences(self) -> Fences:
@@ -183,6 +192,12 @@ class BatchConsumer(driver.Consumer):
         self._acked_index[tp].clear()
         return self._fences.committable(tp)
 
+    def ack(self, message: Any) -> bool:
+        """Note that a message is processed."""
+        acked = bool(super().ack(message))
+        self.gate.check()
+        return acked
+
     def on_buffer_drop(self, tp: TP) -> None:
         """Take a partition up again, now that its agent's queue has room."""
         super().on_buffer_drop(tp)
@@ -216,6 +231,7 @@ class BatchConsumer(driver.Consumer):
                     await self.perform_seek()
                     continue
                 await self._deliver(records, active)
+                self.gate.delivered()
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
                 raise

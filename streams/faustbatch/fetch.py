@@ -20,6 +20,8 @@ from streams.faustbatch.unpack import MAGIC, unpack_fetch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from streams.faustbatch.gate import FetchGate
+
 _LENGTH_AT, _LENGTH_END = 8, 12
 
 _log = structlog.get_logger(__name__)
@@ -83,8 +85,8 @@ class PartitionBatches(stock.PartitionRecords):
             yield unpacked.block
 
 
-def use_blocks(consumer: Any, topics: frozenset[str]) -> None:
-    """Let a started aiokafka consumer deliver blocks of the given topics.
+def use_blocks(consumer: Any, topics: frozenset[str], gate: FetchGate) -> None:
+    """Let a started aiokafka consumer deliver blocks of the given topics, and send fetches through a gate.
 
     Call it before the consumer has fetched anything.
     """
@@ -92,4 +94,10 @@ def use_blocks(consumer: Any, topics: frozenset[str]) -> None:
     request = stock.Fetcher._proc_fetch_request  # noqa: SLF001 - shapes.py checks it
     names = {**request.__globals__, "MemoryRecords": FetchedBytes, "PartitionRecords": batches}
     fetcher = consumer._fetcher  # noqa: SLF001 - same
-    fetcher._proc_fetch_request = FunctionType(request.__code__, names).__get__(fetcher)  # noqa: SLF001 - same
+    send = FunctionType(request.__code__, names).__get__(fetcher)
+
+    async def send_through_gate(assignment: Any, node_id: Any, wanted: Any) -> Any:
+        await gate.wait()
+        return await send(assignment, node_id, wanted)
+
+    fetcher._proc_fetch_request = send_through_gate  # noqa: SLF001 - same

@@ -213,6 +213,19 @@ def test_few_reference_events_do_and_none_is_an_error() -> None:
         tier.pretrain(1, np.full((9, 5), np.nan, np.float32))
 
 
+def test_tiers_trained_alike_learn_apart() -> None:
+    sample, tiers = benign(7, 600), [RiverTier(2), RiverTier(2)]
+    for tier in tiers:
+        tier.pretrain(0, sample)
+    before = tiers[1].dump()
+    count = 3 * rivertier.SAMPLE_EVERY
+    time_ms = np.arange(count) * rivertier.LEARN_MS
+    score(tiers[0], (np.full(count, 7), np.zeros(count, np.int32), time_ms, benign(6, count)))
+    after = tiers[1].dump()
+    assert tiers[0].dump()["counts/0"][1] > before["counts/0"][1]
+    assert all(np.array_equal(after[name], before[name]) for name in before)
+
+
 def test_a_feature_that_is_constant_or_absent_in_the_reference_does_no_harm() -> None:
     features = benign(8, 600)
     features[:, 1], features[:, 2] = 0.0, np.nan

@@ -18,13 +18,14 @@ class Meter:
     def __init__(self, total: int) -> None:
         self.total = total
         self.count = 0
-        self._first_s = time.perf_counter()
+        self._first_s = 0.0
         self._start: tuple[int, float, float] | None = None
 
     def add(self, events: int) -> bool:
         """Count events; True when the figures are printed and the process may end."""
         self.count += events
         now = time.perf_counter()
+        self._first_s = self._first_s or now  # not when made: a start may take longer than the warm-up
         if self._start is None:
             if self.count >= WARM_SHARE * self.total or now - self._first_s > LONGEST_S / 4:
                 self._start = (self.count, now, time.process_time())
