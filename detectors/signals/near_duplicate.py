@@ -72,6 +72,8 @@ _PAGES_AHEAD = 3
 _LOADED = 64
 """Slots, by their last bits, whose pages were loaded lately: a busy key's is near still."""
 
+_LOG10 = np.log10(np.maximum(np.arange(ECHO_PLACES * RING_LENGTH + 1), 1))
+"""Of whole numbers, for a row takes its time to compute one."""
 _PROBE_GAIN = np.log10(PROBE_ATTACK / PROBE_BENIGN)
 _PROBE_LOSS = np.log10((1 - PROBE_ATTACK) / (1 - PROBE_BENIGN))
 
@@ -241,7 +243,7 @@ def _echo(place: int, last_places: Array, position: int) -> float:
         reach = max(reach, (position - last - 1) % RING_LENGTH + 1)
         if place != last:
             gap = min(gap, (place - last) % RING_LENGTH)
-    return float(-np.log10(min(1.0, ECHO_PLACES * gap / reach)))
+    return float(max(_LOG10[reach] - _LOG10[ECHO_PLACES * gap], 0.0))
 
 
 @njit(cache=True, nogil=True, inline="always")
