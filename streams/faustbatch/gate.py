@@ -43,7 +43,9 @@ class FetchGate:
         """Hold the next fetch back if few records were taken. Called in the consumer's thread."""
         if not 0 < taken_bytes < MUCH_BYTES:
             return
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # an event belongs to the loop that first waits for it
+            self._loop, self._open = loop, asyncio.Event()
         self._open.clear()
         self._is_closed = self._is_delivering = True
 

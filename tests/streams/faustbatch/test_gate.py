@@ -63,6 +63,20 @@ def test_a_fetch_is_sent_when_few_chunks_are_left() -> None:
     asyncio.run(run())
 
 
+def test_a_consumer_may_begin_again_in_another_loop() -> None:
+    worker = Worker()
+
+    async def run() -> None:
+        worker.gate.close(FEW_BYTES)
+        waiting = asyncio.create_task(worker.gate.wait())
+        assert await is_held(waiting)
+        worker.do(worker.deliver, 0)
+        await asyncio.wait_for(waiting, 5)
+
+    asyncio.run(run())
+    asyncio.run(run())
+
+
 def test_what_is_taken_but_not_handed_over_counts() -> None:
     async def run() -> None:
         worker = Worker()
