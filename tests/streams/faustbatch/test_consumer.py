@@ -35,6 +35,7 @@ def consumer_with_full_queue(assigned: set[TP]) -> _Asked:
         on_partitions_revoked=app.on_partitions_revoked,
         on_partitions_assigned=app.on_partitions_assigned,
     )
+    consumer._thread.thread_loop.close()  # made at once, and never run here
     consumer.flow_active = True
     consumer._active_partitions = set(assigned)
     consumer.on_buffer_full(FULL)
