@@ -96,8 +96,8 @@ def use_blocks(consumer: Any, topics: frozenset[str], gate: FetchGate) -> None:
     fetcher = consumer._fetcher  # noqa: SLF001 - same
     send = FunctionType(request.__code__, names).__get__(fetcher)
 
-    async def send_through_gate(assignment: Any, node_id: Any, wanted: Any) -> Any:
+    async def send_through_gate(*arguments: Any) -> Any:
         await gate.wait()
-        return await send(assignment, node_id, wanted)
+        return await send(*arguments)
 
     fetcher._proc_fetch_request = send_through_gate  # noqa: SLF001 - same

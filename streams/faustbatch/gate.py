@@ -4,7 +4,7 @@ aiokafka sends a fetch as soon as the one before is taken, and what it brings wa
 processed: with light traffic, as long as everything else together. Sent when little is left to do, it brings
 what has come meanwhile, and comes in time. A worker that is behind is better fed at once.
 
-The fetcher waits here in the consumer's thread; all else is called by the application's.
+`close` and `wait` are called in the consumer's thread, `delivered` and `check` in the application's.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class FetchGate:
         self._is_closed = self._is_delivering = False
 
     def close(self, taken_bytes: int) -> None:
-        """Hold the next fetch back if few records were taken. Called in the consumer's thread."""
+        """Hold the next fetch back if few records were taken."""
         if not 0 < taken_bytes < MUCH_BYTES:
             return
         loop = asyncio.get_running_loop()
@@ -50,7 +50,7 @@ class FetchGate:
         self._is_closed = self._is_delivering = True
 
     async def wait(self) -> None:
-        """Return when the next fetch may be sent. Called in the consumer's thread."""
+        """Return when the next fetch may be sent."""
         if self._is_closed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._open.wait(), LONGEST_S)

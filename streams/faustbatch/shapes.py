@@ -33,6 +33,13 @@ VERSIONS = {"faust-streaming": "0.15.3", "aiokafka": "0.14.", "mode-streaming": 
 PARAMETERS: dict[Callable[..., Any], tuple[str, ...]] = {
     AIOKafkaConsumerThread._commit: ("self", "offsets"),  # noqa: SLF001 - that we reach for these is what is checked
     AIOKafkaConsumerThread._create_worker_consumer: ("self", "transport"),  # noqa: SLF001 - same
+    AIOKafkaConsumerThread._fetch_records: (  # noqa: SLF001 - same
+        "self",
+        "consumer",
+        "active_partitions",
+        "timeout",
+        "max_records",
+    ),
     Consumer._commit: ("self", "offsets"),  # noqa: SLF001 - same
     Consumer._new_consumer_thread: ("self",),  # noqa: SLF001 - same
     Consumer._new_offset: ("self", "tp"),  # noqa: SLF001 - same
@@ -40,6 +47,7 @@ PARAMETERS: dict[Callable[..., Any], tuple[str, ...]] = {
     Consumer._wait_next_records: ("self", "timeout"),  # noqa: SLF001 - same
     Consumer._to_message: ("self", "tp", "record"),  # noqa: SLF001 - same
     Consumer._get_active_partitions: ("self",),  # noqa: SLF001 - same
+    Consumer.ack: ("self", "message"),
     Consumer.on_buffer_drop: ("self", "tp"),
     Consumer.perform_seek: ("self",),
     Consumer.seek_wait: ("self", "partitions"),
