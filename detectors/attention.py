@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detectors.base import Array
-    from detectors.batch import EventBatch
+    from detectors.modelrows import ModelRows
 
 ATTENTIVE_QUERIES = 8192
 """First queries of a key, which are all looked at: several times as many as a copy of a model takes
@@ -34,48 +34,49 @@ BLOCK_QUERIES = 32
 
 
 class Part(NamedTuple):
-    """Rows of a batch that are looked at, m of n.
+    """What is looked at of a model's rows, m of n.
 
     Attributes
     ----------
-    rows : int64 (m,), ascending
-    batch : EventBatch
-        Of those rows.
-    slots : int64 (m,)
+    places : int64 (m,)
+        Which of the n, ascending.
+    rows, slots, time_ms : int64 (m,)
+        Their rows in the batch, the slots of their keys, and their times.
     """
 
+    places: NDArray[np.int64]
     rows: NDArray[np.int64]
-    batch: EventBatch
     slots: NDArray[np.int64]
+    time_ms: NDArray[np.int64]
 
 
-def whole(batch: EventBatch, slots: NDArray[np.int64]) -> Part:
+def whole(piece: ModelRows) -> Part:
     """Look at all rows."""
-    return Part(np.arange(len(slots)), batch, slots)
+    return Part(np.arange(len(piece.rows)), piece.rows, piece.slots, piece.time_ms)
 
 
-def attend(
-    batch: EventBatch, slots: NDArray[np.int64], number: NDArray[np.int64], attentive_queries: int
-) -> Part:
-    """Choose the rows to look at; `number` (n,) counts each key's queries, from one. The canary's are all."""
-    rows = np.empty(len(slots), np.int64)
-    count = _choose(batch.key, batch.key_epoch, number, attentive_queries, rows)
-    if count == len(slots):
-        return Part(rows, batch, slots)
-    rows = rows[:count]
-    return Part(rows, batch.take(rows), slots[rows])
+def attend(piece: ModelRows, attentive_queries: int) -> Part:
+    """Choose the rows to look at. The canary's are all."""
+    batch, places = piece.batch, np.empty(len(piece.rows), np.int64)
+    count = _choose(batch.key, batch.key_epoch, piece.rows, piece.number, attentive_queries, places)
+    if count == len(places):
+        return Part(places, piece.rows, piece.slots, piece.time_ms)
+    places = places[:count]
+    return Part(places, piece.rows[places], piece.slots[places], piece.time_ms[places])
 
 
 @njit(cache=True, nogil=True)
-def _choose(key: Array, epoch: Array, number: Array, attentive_queries: int, rows: Array) -> int:
+def _choose(
+    key: Array, epoch: Array, rows: Array, number: Array, attentive_queries: int, places: Array
+) -> int:
     count = 0
-    for i in range(len(number)):
+    for i in range(len(rows)):
         past = number[i] - 1 - attentive_queries
-        if past >= 0 and epoch[i] != SYNTHETIC_EPOCH:
+        if past >= 0 and epoch[rows[i]] != SYNTHETIC_EPOCH:
             block = past // BLOCK_QUERIES
-            drawn = mix(np.uint64(key[i, 0]) + np.uint64(block // 2 + 1) * GOLDEN) >> np.uint64(63)
+            drawn = mix(np.uint64(key[rows[i], 0]) + np.uint64(block // 2 + 1) * GOLDEN) >> np.uint64(63)
             if np.uint64(block % 2) != drawn:
                 continue
-        rows[count] = i
+        places[count] = i
         count += 1
     return count

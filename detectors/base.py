@@ -28,10 +28,15 @@ Fields = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
 class Events(NamedTuple):
-    """The columns of a batch that signals read, n rows."""
+    """The columns of a batch that signals read, and which of its rows.
 
+    The columns are the batch's own: a copy of the rows that are scored would take as long as scoring many.
+    """
+
+    rows: NDArray[np.int64]
+    """(n,), ascending: those that are scored."""
     sketch: NDArray[np.float32]
-    """(n, 32), contiguous."""
+    """(all rows, 32), contiguous."""
     words: NDArray[np.uint32]
     """The same as bits (`detectors.words`)."""
     embedding: NDArray[np.float32]
@@ -43,10 +48,11 @@ class Events(NamedTuple):
     logit_bias_count: NDArray[np.int32]
 
     @classmethod
-    def of(cls, batch: EventBatch) -> Self:
-        """Take the columns of a batch."""
+    def of(cls, batch: EventBatch, rows: NDArray[np.int64]) -> Self:
+        """Choose rows of a batch."""
         sketch = np.ascontiguousarray(batch.input_sketch)
         return cls(
+            rows,
             sketch,
             sketch.view(np.uint32),
             batch.embedding_sketch,
@@ -76,7 +82,7 @@ class Signal(Protocol):
 
     @property
     def kernel(self) -> Any:
-        """Compiled, `kernel(out, *arguments)`: scores each row, in order, and updates its key's state.
+        """Compiled, `kernel(out, *arguments)`: scores the rows, in order, and updates their keys' state.
 
         `out`, float32 (n, len(scores)), is full of NaN and stays so where there is no opinion. Scoring a row
         comes before learning from it. Any cut of the rows into batches gives the same result.
@@ -89,5 +95,5 @@ class Signal(Protocol):
 def score(signal: Signal, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs) -> NDArray[np.float32]:
     """Score each row by one signal, in order, and update its key's state: float32 (n, len(scores))."""
     out = np.full((len(batch), len(signal.scores)), np.nan, np.float32)
-    signal.kernel(out, *signal.arguments(Events.of(batch), slots, slabs))
+    signal.kernel(out, *signal.arguments(Events.of(batch, np.arange(len(batch))), slots, slabs))
     return out

@@ -147,7 +147,10 @@ def _follow(
     event = fit_key_events([s for s, taken in zip(samples, chosen, strict=True) if taken])
     track = Track(event)
     slabs = make_slabs(TRACK_FIELDS, len(batches))
-    paths = [track.advance(batch, np.full(len(batch), k), slabs) for k, batch in enumerate(batches)]
+    paths = [
+        track.advance(batch, np.arange(len(batch)), np.full(len(batch), k), slabs)
+        for k, batch in enumerate(batches)
+    ]
     return event, slabs, paths
 
 

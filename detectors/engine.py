@@ -15,6 +15,7 @@ from detectors.alert import is_budget_alert
 from detectors.arrays import ArrayFormatError, pack_arrays, unpack_arrays
 from detectors.attention import attend, whole
 from detectors.batch import SYNTHETIC_EPOCH, is_synthetic
+from detectors.budget import Crossed
 from detectors.budgetalert import make_budget_alert
 from detectors.campaign import make_campaign_alert, owner_ids
 from detectors.explain import make_alert
@@ -263,8 +264,7 @@ class Engine:
         alerts: list[tuple[int, Alert]] = []
         for one in np.bincount(models).nonzero()[0].tolist():
             rows = (models == one).nonzero()[0]
-            own = batch if len(rows) == len(batch) else batch.take(rows)
-            alerts += self._watch_model(ModelRows(one, own, rows, slots[rows], number[rows]))
+            alerts += self._watch_model(ModelRows.of(one, batch, rows, slots, number))
         alerts.sort(key=lambda pair: pair[0])
         return [self._judge(alert, int(slots[row])) for row, alert in alerts]
 
@@ -292,13 +292,13 @@ class Engine:
         watch = model.watch
         alerts: list[tuple[int, Alert]] = []
         start = 0
-        while start < len(rows.slots):
+        while start < len(rows.rows):
             piece = rows.cut(slice(start, start + model.until_next_stop))
-            start += len(piece.slots)
-            watched = watch.process(piece.batch, piece.slots, slabs, piece.number, self._attend(model, piece))
+            start += len(piece.rows)
+            watched = watch.process(piece, slabs, self._attend(model, piece))
             alerts += [] if watched is None else self._tell(piece, watched)
             last = int(piece.rows[-1])
-            alerts += [(last, alert) for alert in self._find_campaigns(model, piece.batch, piece.slots)]
+            alerts += [(last, alert) for alert in self._find_campaigns(model, piece)]
             if isinstance(watch, Learner) and not watch.until_next_fit:
                 watch.fit(slabs, self._keys.members(rows.model))
         return alerts
@@ -306,63 +306,61 @@ class Engine:
     def _attend(self, model: ModelWatch, piece: ModelRows) -> Part:
         """Choose what to look at; everything while it is learned what is odd."""
         if model.current is None:
-            return whole(piece.batch, piece.slots)
-        return attend(piece.batch, piece.slots, piece.number, self._settings.attentive_queries)
+            return whole(piece)
+        return attend(piece, self._settings.attentive_queries)
 
     def _tell(self, piece: ModelRows, watched: Watched) -> Iterator[tuple[int, Alert]]:
-        """Make the alerts of what was seen in a piece, each with its row in the engine's batch."""
-        model, part, first = self._models[piece.model], watched.part, self._keys.slabs["first_offset"]
-        current = model.watch.current
-        for reached in self._consult(piece.model, watched):
-            row, slot = int(part.rows[reached.row]), part.slots[reached.row]
-            alert = make_alert(reached, part.batch, current, int(piece.number[row]), int(first[slot]))
-            yield int(piece.rows[row]), alert
-        for crossed in watched.crossed:
-            row, slot = crossed.row, piece.slots[crossed.row]
+        """Make the alerts of what was seen in a piece, each with its row."""
+        model, first = self._models[piece.model], self._keys.slabs["first_offset"]
+        current, batch = model.watch.current, piece.batch
+        for place, reached in self._consult(piece, watched):
+            queries, offset = int(piece.number[place]), int(first[piece.slots[place]])
+            yield reached.row, make_alert(reached, batch, current, queries, offset)
+        for place, extraction in watched.crossed:
+            crossed = Crossed(int(piece.rows[place]), extraction)
+            if not self._is_forgiven(*batch.subject(crossed.row)):
+                queries, offset = int(piece.number[place]), int(first[piece.slots[place]])
+                yield crossed.row, make_budget_alert(crossed, batch, queries, offset, current.version)
+        yield from self._find_odd_model(model, batch, watched)
+
+    def _consult(self, piece: ModelRows, watched: Watched) -> Iterator[tuple[int, Reached]]:
+        """Add River's verdict to what was reached, and leave out the forgiven.
+
+        Yield the place in the piece, and what was reached with its row in the batch.
+        """
+        river = self._second.advance(piece.model, watched).tolist()
+        for reached, verdict in zip(watched.reached, river, strict=True):
+            row = int(watched.part.rows[reached.row])
             if not self._is_forgiven(*piece.batch.subject(row)):
-                queries, version = int(piece.number[row]), current.version
-                alert = make_budget_alert(crossed, piece.batch, queries, int(first[slot]), version)
-                yield int(piece.rows[row]), alert
-        for row, alert in self._find_odd_model(model, watched):
-            yield int(piece.rows[part.rows[row]]), alert
+                yield int(watched.part.places[reached.row]), reached._replace(row=row, river=verdict)
 
-    def _consult(self, model: int, watched: Watched) -> list[Reached]:
-        """Add River's verdict to what was reached, and leave out the forgiven."""
-        river = self._second.advance(model, watched).tolist()
-        return [
-            reached._replace(river=verdict)
-            for reached, verdict in zip(watched.reached, river, strict=True)
-            if not self._is_forgiven(*watched.part.batch.subject(reached.row))
-        ]
-
-    def _find_campaigns(self, model: ModelWatch, batch: EventBatch, slots: NDArray[np.int64]) -> list[Alert]:
+    def _find_campaigns(self, model: ModelWatch, piece: ModelRows) -> list[Alert]:
         """Look for keys that are one attacker, leaving out the forgiven ones."""
-        current, owners = model.current, owner_ids(batch)
-        reference = None if current is None else current.reference
-        real = batch.key_epoch != SYNTHETIC_EPOCH
-        if not real.all():
-            batch, slots, owners = batch.take(real), slots[real], owners[real]
+        current, batch, real = model.current, piece.batch, piece.of_customers()
+        reference, owners = None if current is None else current.reference, owner_ids(batch, real.rows)
         alerts = []
-        for finding in model.campaigns.process(batch, slots, owners, self._keys.slabs, reference):
+        for finding in model.campaigns.process(real, owners, self._keys.slabs, reference):
             members = self._blamed(model, finding.slots)
             if members and current is not None:
                 first = int(self._keys.slabs["first_offset"][finding.slots].min())
                 alerts.append(make_campaign_alert(finding, members, batch, current.version, first))
         return alerts
 
-    def _find_odd_model(self, model: ModelWatch, watched: Watched) -> list[tuple[int, Alert]]:
+    def _find_odd_model(
+        self, model: ModelWatch, batch: EventBatch, watched: Watched
+    ) -> Iterator[tuple[int, Alert]]:
         """Look for several keys that are odd at once, unless a person calls the most of them honest."""
-        batch, slots = watched.part.batch, watched.part.slots
-        real = (batch.key_epoch != SYNTHETIC_EPOCH).nonzero()[0]
-        alerts = []
-        for found in model.alarm.process(slots[real], watched.surprise[real], batch.time_ms[real]):
-            finding = found._replace(row=int(real[found.row]))
+        rows, seen = watched.part.rows, (watched.part.slots, watched.surprise, watched.part.time_ms)
+        is_real = batch.key_epoch[rows] != SYNTHETIC_EPOCH
+        if not is_real.all():
+            rows, seen = rows[is_real], tuple(column[is_real] for column in seen)
+        for found in model.alarm.process(*seen):
+            finding = found._replace(row=int(rows[found.row]))
             members = self._blamed(model, finding.slots)
             if members:
                 first = int(self._keys.slabs["first_offset"][finding.slots].min())
                 version = model.watch.current.version
-                alerts.append((finding.row, make_model_alert(finding, members, batch, version, first)))
-        return alerts
+                yield finding.row, make_model_alert(finding, members, batch, version, first)
 
     def _blamed(self, model: ModelWatch, slots: NDArray[np.int64]) -> list[str]:
         """Return the keys of a finding; none if a person calls half of them or more honest."""

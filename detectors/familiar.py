@@ -99,37 +99,40 @@ def _nearest(sketch: Array, row: Array, points: Array, start: Array, out: Array)
 
 @njit(cache=True, nogil=True)
 def find_near(
-    sketch: Array, row: Array, wanted: Array, points: Array, norms: Array, start: Array, distance: float,
-    near: Array,
+    sketch: Array, rows: Array, own: Array, wanted: Array,
+    points: Array, norms: Array, start: Array, distance: float, near: Array,
 ) -> None:  # fmt: skip
-    """Tell of each wanted sketch (n, 32) whether a point of its class row lies within the distance.
+    """Tell of each wanted sketch, of those in the `rows` (n,), whether a point of its class is that near.
 
-    `row` (n,) is below `len(start) - 1`; `points` are as `pad_points` gives them, `norms` (P,) their squared
-    lengths; `near` (n,) is False where the sketch is not wanted. Sketches of one class are compared together,
-    so that its points are read once for several; what is found of one does not depend on the others.
+    `own` (n,) is its class, below `len(start) - 1`; `points` are as `pad_points` gives them, `norms` (P,)
+    their squared lengths; `near` (n,) is False where the sketch is not wanted. Sketches of one class are
+    compared together, so that its points are read once for several; what is found of one does not depend on
+    the others.
     """
     near[:] = False
     end = np.zeros(len(start), np.int64)
-    for i in range(len(row)):
-        end[row[i] + 1] += wanted[i]
+    for i in range(len(own)):
+        end[own[i] + 1] += wanted[i]
     end = np.cumsum(end)
-    place, rows = end[:-1].copy(), np.empty(end[-1], np.int64)
-    for i in range(len(row)):
+    place, by_class = end[:-1].copy(), np.empty(end[-1], np.int64)
+    for i in range(len(own)):
         if wanted[i]:
-            rows[place[row[i]]] = i
-            place[row[i]] += 1
+            by_class[place[own[i]]] = i
+            place[own[i]] += 1
     some, columns = np.empty(TOGETHER, np.int64), np.empty((SKETCH_SIZE, TOGETHER), np.float32)
     limit, product = np.empty(TOGETHER, np.float32), np.empty((TOGETHER, LANES), np.float32)
     for c in range(len(start) - 1):
         for begin in range(end[c], end[c + 1], TOGETHER):
             for k in range(TOGETHER):
-                some[k] = rows[min(begin + k, end[c + 1] - 1)]
-            _load_columns(sketch, some, distance, columns, limit)
+                some[k] = by_class[min(begin + k, end[c + 1] - 1)]
+            _load_columns(sketch, rows, some, distance, columns, limit)
             _compare(columns, limit, points, norms, start[c], start[c + 1], some, product, near)
 
 
 @njit(cache=True, nogil=True)
-def _load_columns(sketch: Array, some: Array, distance: float, columns: Array, limit: Array) -> None:
+def _load_columns(
+    sketch: Array, rows: Array, some: Array, distance: float, columns: Array, limit: Array
+) -> None:
     """Write some sketches to columns, and to `limit` the squared distance less the sketches' lengths.
 
     |s - p|^2 = |s|^2 + |p|^2 - 2 s p takes half the work of the sum of squared differences.
@@ -137,7 +140,7 @@ def _load_columns(sketch: Array, some: Array, distance: float, columns: Array, l
     limit[:] = np.float32(distance * distance)
     for j in range(SKETCH_SIZE):
         for k in range(TOGETHER):
-            columns[j, k] = sketch[some[k], j]
+            columns[j, k] = sketch[rows[some[k]], j]
             limit[k] -= columns[j, k] * columns[j, k]
 
 
@@ -146,7 +149,7 @@ def _compare(
     columns: Array, limit: Array, points: Array, norms: Array, first: int, last: int, some: Array,
     product: Array, near: Array,
 ) -> None:  # fmt: skip
-    """Compare sketches, in columns, with the points `first` to `last`; write to `near` in the rows `some`."""
+    """Compare sketches, in columns, with points from `first` to `last`; write to `near` at `some`."""
     for begin in range(first, last, LANES):
         count = min(LANES, last - begin)
         project(points, begin, columns, 0, 0, count, product)

@@ -3,8 +3,8 @@
 One vector instruction serves many rows, and a row's result does not depend on its neighbours. A matrix
 product of a BLAS would: it rounds otherwise for other numbers of rows. All arrays are float32.
 
->>> for start in range(0, len(sketch), LANES):
-...     count = load_lanes(sketch, row, centres, start, apart)
+>>> for start in range(0, len(rows), LANES):
+...     count = load_lanes(sketch, rows, centre_of, centres, start, apart)
 ...     for k in range(0, matrix.shape[1], TOGETHER):
 ...         project(apart, 0, matrix, k, 0, count, columns)
 """
@@ -33,16 +33,17 @@ BLOCK = 16
 
 
 @njit(cache=True, nogil=True)
-def load_lanes(sketch: Array, row: Array, centres: Array, start: int, apart: Array) -> int:
-    """Write up to `LANES` sketches (n, 32) from `start` on, less their centres, to the columns of `apart`.
+def load_lanes(sketch: Array, rows: Array, centre_of: Array, centres: Array, start: int, apart: Array) -> int:
+    """Write up to `LANES` sketches, less their centres, to the columns of `apart`.
 
-    `row` (n,) is each sketch's row among the centres; `apart` is (32, LANES). Return how many there were.
+    They are those in the `rows` (n,) from `start` on; `centre_of` (n,) is each one's row among the centres;
+    `apart` is (32, LANES). Return how many there were.
     """
-    count = min(LANES, len(sketch) - start)
+    count = min(LANES, len(rows) - start)
     for i in range(count):
-        centre = row[start + i]
+        row, centre = rows[start + i], centre_of[start + i]
         for j in range(SKETCH_SIZE):
-            apart[j, i] = sketch[start + i, j] - centres[centre, j]
+            apart[j, i] = sketch[row, j] - centres[centre, j]
     return count
 
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detectors.arrays import named
-from detectors.batch import SYNTHETIC_EPOCH
 from detectors.budget import fit_extraction
 from detectors.calibration import (
     Sample,
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 
     from detectors.attention import Part
     from detectors.base import Slabs
-    from detectors.batch import EventBatch
+    from detectors.modelrows import ModelRows
     from detectors.watch import Watched
 
 FIRST_FIT_EVENTS = 1000
@@ -130,26 +129,20 @@ class Learner:
             raise ValueError(f"model {self.model} is still learning")
         return self.watch
 
-    def process(
-        self,
-        batch: EventBatch,
-        slots: NDArray[np.int64],
-        slabs: Slabs,
-        number: NDArray[np.int64],
-        part: Part,
-    ) -> Watched | None:
-        """Follow at most `until_next_fit` rows; `number` counts each key's events. None while learning.
+    def process(self, piece: ModelRows, slabs: Slabs, part: Part) -> Watched | None:
+        """Follow at most `until_next_fit` rows. None while learning.
 
         What is watched is the part; what is learned from, all.
         """
-        self.seen += int(np.count_nonzero(batch.key_epoch != SYNTHETIC_EPOCH))
-        self._collect(batch, number)
+        real = piece.of_customers()
+        self.seen += len(real.rows)
+        self._collect(real)
         if self.watch is not None:
-            return self.watch.process(batch, slots, slabs, number, part)
+            return self.watch.process(piece, slabs, part)
         if self._track is not None:
-            progress = self._track.advance(batch, slots, slabs)
+            progress = self._track.advance(piece.batch, piece.rows, piece.slots, slabs)
             if self.spread is not None:
-                note_peaks(z_values(progress, self.spread), slots, slabs["z_peak"])
+                note_peaks(z_values(progress, self.spread), piece.slots, slabs["z_peak"])
         return None
 
     def fit(self, slabs: Slabs, members: NDArray[np.int64]) -> None:
@@ -205,11 +198,11 @@ class Learner:
         sketch = self.sample.input_sketch
         return fit_extraction(self.event, sketch, lesson.label_nats, lesson.fresh, lesson.held)
 
-    def _collect(self, batch: EventBatch, number: NDArray[np.int64]) -> None:
-        rows = np.flatnonzero((number <= EVENTS_OF_KEY) & (batch.key_epoch != SYNTHETIC_EPOCH))
+    def _collect(self, piece: ModelRows) -> None:
+        rows = piece.rows[piece.number <= EVENTS_OF_KEY]
         if not len(rows):
             return
-        fresh = sample_rows(batch, rows)
+        fresh = sample_rows(piece.batch, rows)
         joined = fresh if self.sample is None else join_samples([self.sample, fresh])
         self.sample = take_rows(joined, slice(-SAMPLE_ROWS, None))
 

@@ -16,10 +16,9 @@ MEMORY = 256
 
 @dataclass(slots=True)
 class Place:
-    """A promoted key: its strength (level, latest time), its events, and the ranks of the last of them."""
+    """A promoted key: its level, and the ranks of its last events."""
 
-    strength: tuple[float, int]
-    count: int = 0
+    level: float
     ranks: list[float] = field(default_factory=list)
     window: Any = None
     """ADWIN over the ranks; None until a mean is asked for."""
@@ -42,13 +41,19 @@ class Place:
         self.seen = len(self.ranks)
         return float(self.window.estimation)
 
-    @classmethod
-    def rebuild(cls, state: Array) -> Place:
-        """Make a place from its dump; the window follows at the key's next event."""
-        if state.ndim != 1 or not 3 <= len(state) <= 3 + 2 * MEMORY or not np.isfinite(state).all():
-            raise ValueError("damaged dump of the River tier: a promoted key's ranks are not a bounded row")
-        level, time_ms, count, *ranks = state.tolist()
-        return cls((level, int(time_ms)), int(count), ranks)
+
+def rebuild(state: Array) -> tuple[Place, int, int]:
+    """Make a place from its dump, with its events and latest time; the window follows when it is asked for.
+
+    Raises
+    ------
+    ValueError
+        If the dump is malformed.
+    """
+    if state.ndim != 1 or not 3 <= len(state) <= 3 + 2 * MEMORY or not np.isfinite(state).all():
+        raise ValueError("damaged dump of the River tier: a promoted key's ranks are not a bounded row")
+    level, time_ms, count, *ranks = state.tolist()
+    return Place(level, ranks), int(count), int(time_ms)
 
 
 def make_window() -> Any:

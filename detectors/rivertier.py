@@ -44,10 +44,10 @@ import numpy as np
 
 from detectors.kernelcache import njit
 from detectors.riverforest import WINDOW, Forest, train
-from detectors.riverplace import Place, make_window
+from detectors.riverplace import Place, make_window, rebuild
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -66,9 +66,8 @@ SETTLED_EVENTS = 16
 """Ranked events before a mean says anything."""
 MOST_WAITING = 1024
 """Rows that may wait to be ranked."""
-_LAST_BITS = 4096
-"""Most slots are told by their last bits not to be promoted, without a search."""
 _NEVER_MS = -(2**62)
+_NONE = -1
 
 
 class RiverTier:
@@ -91,22 +90,27 @@ class RiverTier:
         self.max_keys = max_keys
         self.seed = seed
         self.evicted = 0
-        self._places: dict[int, Place] = {}
         self._forests: dict[int, Forest] = {}
         self._passed = np.empty(0, np.int64)
         """By model: rows of keys not promoted so far; -1 where it has no forest."""
         self._learned_ms = np.empty(0, np.int64)
         """By model: the time of the event that was learned from last."""
-        self._counted: tuple[Array, Array, Array, Array] | None = None
+        self._events, self._latest_ms = (np.zeros(max_keys, np.int64) for _ in range(2))
+        """By place: events since the promotion, latest event time."""
+        self._clear_places()
         self._waiting: list[_Waiting] = []
         self._waiting_rows = 0
 
     @property
     def promoted(self) -> dict[int, tuple[float, int]]:
         """Level and latest event time of each promoted slot, the next to go first."""
-        self._settle()
-        ranked = sorted(self._places.items(), key=lambda entry: (*entry[1].strength, entry[0]))
-        return {slot: place.strength for slot, place in ranked}
+        return {slot: self._strength(slot) for slot in sorted(self._places, key=self._first_to_go)}
+
+    def _strength(self, slot: int) -> tuple[float, int]:
+        return self._places[slot].level, int(self._latest_ms[self._place_of[slot]])
+
+    def _first_to_go(self, slot: int) -> tuple[float, int, int]:
+        return *self._strength(slot), slot
 
     def pretrain(self, model: int, features: Array) -> None:
         """Give a model a forest that has learned the features (m, d) of benign events; replaces an older one.
@@ -140,28 +144,45 @@ class RiverTier:
 
         That is another slot, or the same one if it was refused.
         """
-        self._settle()
         place = self._places.get(slot)
         if place is not None:
-            place.strength = (level, max(time_ms, place.strength[1]))
+            place.level, at = level, self._place_of[slot]
+            self._latest_ms[at] = max(time_ms, self._latest_ms[at])
             return None
         loser = None
         if len(self._places) == self.max_keys:
-            loser = min(self._places, key=lambda other: (*self._places[other].strength, other))
-            if (level, time_ms) < self._places[loser].strength:
+            loser = min(self._places, key=self._first_to_go)
+            if (level, time_ms) < self._strength(loser):
                 return slot
-            self._catch_up()
-            del self._places[loser]
+            self._leave(loser)
             self.evicted += 1
-        self._places[slot] = Place((level, time_ms))
+        self._enter(slot, Place(level), 0, time_ms)
         return loser
+
+    def _clear_places(self) -> None:
+        self._places: dict[int, Place] = {}
+        self._free = [*reversed(range(self.max_keys))]
+        self._place_of = np.empty(0, np.int32)
+        """By slot: where the place of a promoted one is counted; `_NONE` for others."""
+
+    def _enter(self, slot: int, place: Place, events: int, latest_ms: int) -> None:
+        if slot >= len(self._place_of):
+            missing = max(slot + 1, 2 * len(self._place_of)) - len(self._place_of)
+            self._place_of = np.append(self._place_of, np.full(missing, _NONE, np.int32))
+        at = self._free.pop()
+        self._places[slot], self._place_of[slot] = place, at
+        self._events[at], self._latest_ms[at] = events, latest_ms
+
+    def _leave(self, slot: int) -> None:
+        self._catch_up()
+        del self._places[slot]
+        self._free.append(int(self._place_of[slot]))
+        self._place_of[slot] = _NONE
 
     def demote(self, slot: int) -> None:
         """Take back a slot's place, if it has one: its key lost the slot, or was forgiven."""
         if slot in self._places:
-            self._catch_up()
-            self._settle()
-            del self._places[slot]
+            self._leave(slot)
 
     def follow(self, slots: Array, model: Array, time_ms: Array, features: Array) -> None:
         """Take in rows whose scores nobody asks for, as `score` does; they are ranked later, many together.
@@ -207,10 +228,11 @@ class RiverTier:
         self, slots: Array, model: Array, time_ms: Array, features: Array
     ) -> tuple[Array, _Waiting]:
         """Count the rows; return which are to be ranked or learned from, and what is needed for that."""
-        event, wanted = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.bool_)
-        _count(slots, model, time_ms, features, *self._roll(), self._passed, self._learned_ms, event, wanted)
-        rows = wanted.nonzero()[0]
-        return rows, _Waiting(slots[rows], model[rows], event[rows], features[rows])
+        rows, event = np.empty(len(slots), np.int64), np.empty(len(slots), np.int64)
+        counted = self._place_of, self._events, self._latest_ms, self._passed, self._learned_ms
+        found = _count(slots, model, time_ms, features, *counted, rows, event)
+        rows = rows[:found].copy()
+        return rows, _Waiting(slots[rows], model[rows], event[:found].copy(), features[rows])
 
     def _catch_up(self) -> None:
         """Rank and learn what waits."""
@@ -252,53 +274,38 @@ class RiverTier:
             for place in is_new.nonzero()[0].tolist():
                 forest.learn(points[place], float(scores[place]))
             promoted = (~is_new).nonzero()[0]
-            for slot, mine in _by_slot(slots[some[promoted]], promoted):
-                own, begin = self._places[slot], 0
-                for last in asked[some[mine]].nonzero()[0].tolist():
-                    own.add(ranks[mine[begin : last + 1]].tolist())
-                    begin = last + 1
-                    if event[some[mine[last]]] >= SETTLED_EVENTS:
-                        out[some[mine[last]], 1] = own.mean()
-                own.add(ranks[mine[begin:]].tolist())
+            if len(promoted):
+                self._add_ranks(slots, some[promoted], ranks[promoted], event, asked, out)
             start = stop
 
-    def _roll(self) -> tuple[Array, Array, Array, Array]:
-        """Return the promoted slots, ascending, their last bits, each one's events and latest time.
-
-        To count on.
-        """
-        if self._counted is None:
-            promoted = np.array(sorted(self._places), np.int64)
-            places = [self._places[slot] for slot in promoted.tolist()]
-            is_likely = np.zeros(_LAST_BITS, np.bool_)
-            is_likely[promoted % _LAST_BITS] = True
-            self._counted = (
-                promoted,
-                is_likely,
-                np.array([place.count for place in places], np.int64),
-                np.array([place.strength[1] for place in places], np.int64),
-            )
-        return self._counted
-
-    def _settle(self) -> None:
-        """Give the places what was counted since; before that is read, or places come and go."""
-        if self._counted is not None:
-            promoted, _, *counted = self._counted
-            for slot, count, latest_ms in zip(
-                promoted.tolist(), *map(np.ndarray.tolist, counted), strict=True
-            ):
-                place = self._places[slot]
-                place.count, place.strength = count, (place.strength[0], latest_ms)
-            self._counted = None
+    def _add_ranks(
+        self, slots: Array, rows: Array, ranks: Array, event: Array, asked: Array, out: Array
+    ) -> None:
+        """Give promoted slots the ranks of their rows, and write the means that are asked for."""
+        order = np.argsort(slots[rows], kind="stable")
+        rows, ordered = rows[order], ranks[order].tolist()
+        found, first = np.unique(slots[rows], return_index=True)
+        ends = [*first[1:].tolist(), len(rows)]
+        is_asked = asked[rows]
+        stops = is_asked.nonzero()[0].tolist() if is_asked.any() else []
+        for slot, begin, end in zip(found.tolist(), first.tolist(), ends, strict=True):
+            own, at = self._places[slot], begin
+            while stops and stops[0] < end:
+                last = stops.pop(0)
+                own.add(ordered[at : last + 1])
+                at = last + 1
+                if event[rows[last]] >= SETTLED_EVENTS:
+                    out[rows[last], 1] = own.mean()
+            own.add(ordered[at:end])
 
     def dump(self) -> dict[str, Array]:
         """Return the state as arrays of numbers: one per promoted slot, four per model, and a count."""
         self._catch_up()
-        self._settle()
         arrays: dict[str, Array] = {"evicted": np.array([self.evicted], np.int64)}
         for slot, place in self._places.items():
-            level, time_ms = place.strength
-            arrays[f"place/{slot}"] = np.array([level, time_ms, place.count, *place.ranks], np.float64)
+            at = self._place_of[slot]
+            state = [place.level, self._latest_ms[at], self._events[at], *place.ranks]
+            arrays[f"place/{slot}"] = np.array(state, np.float64)
         for model, forest in self._forests.items():
             arrays[f"scale/{model}"] = forest.scale
             arrays[f"rows/{model}"] = np.array(forest.rows)
@@ -319,21 +326,24 @@ class RiverTier:
             If the dump is malformed; nothing has changed then.
         """
         try:
-            places = {int(n[6:]): Place.rebuild(a) for n, a in arrays.items() if n.startswith("place/")}
+            places = {int(n[6:]): rebuild(a) for n, a in arrays.items() if n.startswith("place/")}
             models = [int(name[7:]) for name in arrays if name.startswith("counts/")]
             forests = {model: Forest.rebuild(arrays, model, self.seed + model) for model in models}
             passed = {model: arrays[f"counts/{model}"].tolist() for model in models}
             evicted = int(arrays["evicted"][0])
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"damaged dump of the River tier: {error!r}") from error
-        self._places, self._forests, self.evicted = places, forests, evicted
-        self._passed, self._counted = np.empty(0, np.int64), None
+        self._clear_places()
+        self._forests, self.evicted, self._passed = forests, evicted, np.empty(0, np.int64)
         self._waiting, self._waiting_rows = [], 0
         self._learned_ms = np.empty(0, np.int64)
         for model, (count, _, _, *learned_ms) in passed.items():  # older dumps do not say when
             self._pass(model, count, *learned_ms)
-        for slot in list(self.promoted)[: max(len(places) - self.max_keys, 0)]:
-            self.demote(slot)
+        weakest = sorted(places, key=lambda slot: (places[slot][0].level, places[slot][2], slot))
+        lost = set(weakest[: max(len(places) - self.max_keys, 0)])
+        for slot, entry in places.items():
+            if slot not in lost:
+                self._enter(slot, *entry)
 
 
 class _Waiting(NamedTuple):
@@ -345,46 +355,39 @@ class _Waiting(NamedTuple):
     features: Array
 
 
-def _by_slot(slots: Array, rows: Array) -> Iterator[tuple[int, Array]]:
-    """Yield each slot with its rows, in order."""
-    if not len(slots):
-        return
-    order = np.argsort(slots, kind="stable")
-    found, first = np.unique(slots[order], return_index=True)
-    yield from zip(found.tolist(), np.split(rows[order], first[1:]), strict=True)
-
-
 @njit(cache=True, nogil=True)
 def _count(
     slots: Array, model: Array, time_ms: Array, features: Array,
-    promoted: Array, is_likely: Array, count: Array, latest: Array, passed: Array, learned_ms: Array,
-    event: Array, wanted: Array,
-) -> None:  # fmt: skip
-    """Count the events of promoted slots, and mark the rows to rank or, of other slots, to learn from.
+    place_of: Array, events: Array, latest: Array, passed: Array, learned_ms: Array,
+    rows: Array, event: Array,
+) -> int:  # fmt: skip
+    """Count the events of promoted slots; return how many rows are to be ranked or, of others, learned from.
 
-    `promoted` ascends, `is_likely` says which last bits its slots have; `count` and `latest` are by its
-    places, `passed` and `learned_ms` by model; `event` (n,) gets the row's number among its key's, 0 for
-    other slots. Rows without a finite feature or a forest are left out.
+    `events` and `latest` are by place, `passed` and `learned_ms` by model. `rows` gets those rows, `event`
+    each one's number among its key's, 0 for other slots. Rows without a finite feature or a forest are left
+    out.
     """
+    found = 0
     for row in range(len(slots)):
-        if model[row] >= len(passed) or passed[model[row]] < 0:
+        own = model[row]
+        if own >= len(passed) or passed[own] < 0:
             continue
         is_usable = False
         for k in range(features.shape[1]):
-            is_usable |= np.isfinite(features[row, k])
+            is_usable |= features[row, k] - features[row, k] == 0
         if not is_usable:
             continue
-        place = len(promoted)
-        if is_likely[slots[row] % _LAST_BITS]:
-            place = np.searchsorted(promoted, slots[row])
-        if place < len(promoted) and promoted[place] == slots[row]:
-            count[place] += 1
+        place, number = place_of[slots[row]] if slots[row] < len(place_of) else _NONE, 0
+        if place != _NONE:
+            number = events[place] = events[place] + 1
             latest[place] = max(latest[place], time_ms[row])
-            event[row] = count[place]
-            wanted[row] = count[place] <= FULL_EVENTS or count[place] % THIN_EVERY == 0
+            is_wanted = number <= FULL_EVENTS or number % THIN_EVERY == 0
         else:
-            passed[model[row]] += 1
-            since_ms = abs(time_ms[row] - learned_ms[model[row]])
-            if passed[model[row]] % SAMPLE_EVERY == 0 and since_ms >= LEARN_MS:
-                learned_ms[model[row]] = time_ms[row]
-                wanted[row] = True
+            passed[own] += 1
+            since_ms = abs(time_ms[row] - learned_ms[own])
+            is_wanted = passed[own] % SAMPLE_EVERY == 0 and since_ms >= LEARN_MS
+            if is_wanted:
+                learned_ms[own] = time_ms[row]
+        rows[found], event[found] = row, number
+        found += is_wanted
+    return found

@@ -115,7 +115,7 @@ class SecondOpinion:
             -ln of the share of benign keys whose mean rank gets as high as at that row; NaN where River says
             nothing.
         """
-        slots, time_ms = watched.part.slots, watched.part.batch.time_ms
+        slots, time_ms = watched.part.slots, watched.part.time_ms
         reached = np.array([one.row for one in watched.reached], np.int64)
         found = np.full(len(reached), np.nan, np.float32)
         if model not in self._references:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from detectors.attention import whole
 from detectors.base import Events
 from detectors.budget import SPREAD_COLUMNS, SPREAD_FIELDS, follow_spread
 from detectors.evidence import evidence_fields, write_evidence
@@ -99,40 +98,46 @@ class Track:
         self._tables = value_tables(reference)
 
     def advance(
-        self, batch: EventBatch, slots: NDArray[np.int64], slabs: Slabs, part: Part | None = None
+        self,
+        batch: EventBatch,
+        rows: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        slabs: Slabs,
+        part: Part | None = None,
     ) -> Progress:
-        """Score the rows that are looked at, in order, all if no part is given, and update their keys' slabs.
+        """Score some rows of a batch, in order, and update the slabs of their keys.
 
-        The others are counted by the signals that count all.
+        Those that are not in the part, if one is given, are only counted, by the signals that count all.
         """
-        part = whole(batch, slots) if part is None else part
-        events, looked = Events.of(batch), Events.of(part.batch)
+        events, seen = Events.of(batch, rows), slots if part is None else part.slots
+        looked = events if part is None else events._replace(rows=part.rows)
+        places = np.arange(len(slots)) if part is None else part.places
         widths = len(STATISTICS), len(STATISTICS), len(BETS), len(FEATURES)
-        mean, mass, e_detector, features = (np.empty((len(part.rows), width), np.float32) for width in widths)
+        mean, mass, e_detector, features = (np.empty((len(seen), width), np.float32) for width in widths)
         spread = np.empty((len(slots), SPREAD_COLUMNS), np.float32)
         progress = Progress(mean, mass, e_detector, features, spread)
         signals = tuple(
             [
                 signal.arguments(events, slots, slabs)
                 if signal.counts_all
-                else signal.arguments(looked, part.slots, slabs)
+                else signal.arguments(looked, seen, slabs)
                 for signal in self._signals
             ]
         )
         means = tuple([slabs[name] for name in MEAN_FIELDS])
         kept = slabs["evidence"], slabs["fresh"]
-        _advance(progress, slots, part.rows, part.slots, signals, self._tables, means, *kept)
+        _advance(progress, slots, places, seen, signals, self._tables, means, *kept)
         return progress
 
 
 @njit(cache=True, nogil=True)
 def _advance(
-    progress: Progress, every: Array, rows: Array, slots: Array, signals: Any, tables: Any, means: Any,
+    progress: Progress, every: Array, places: Array, slots: Array, signals: Any, tables: Any, means: Any,
     evidence: Array, fresh: Array,
 ) -> None:  # fmt: skip
     """Call the kernels one after the other: a call from Python takes as long as dozens of events.
 
-    `every` are the slots of all rows, `slots` those of the `rows` that are looked at.
+    `every` are the slots of all rows, `slots` those of the `places` that are looked at.
     """
     count = len(slots)
     scores = np.full((count, _EDGES[-1]), np.nan, np.float32)
@@ -146,8 +151,8 @@ def _advance(
     score_familiarity(scores[:, _EDGES[5] : _EDGES[6]], *signals[5])
     score_requests(scores[:, _EDGES[6] : _EDGES[7]], *signals[6])
     for i in range(count):
-        scores[i, _EDGES[3]] = rate[rows[i], 0]
-        scores[i, _EDGES[4] : _EDGES[5]] = coverage[rows[i]]
+        scores[i, _EDGES[3]] = rate[places[i], 0]
+        scores[i, _EDGES[4] : _EDGES[5]] = coverage[places[i]]
     values, weight = np.empty((count, len(VALUES)), np.float32), np.empty(count, np.float32)
     bets = np.empty((count, len(BETS)), np.float32)
     write_values(values, weight, bets, scores, *tables)
@@ -156,7 +161,7 @@ def _advance(
         VALUE_OF, HORIZONS, WEIGHTED, WEIGHTED_VALUE, progress.mean, progress.mass,
     )  # fmt: skip
     write_evidence(progress.e_detector, bets, slots, evidence)
-    follow_spread(progress.spread, coverage, rows, weight, every, fresh)
+    follow_spread(progress.spread, coverage, places, weight, every, fresh)
     for i in range(count):
         for k in range(len(_FEATURES)):
             progress.features[i, k] = scores[i, _FEATURES[k]]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from detectors.alert import Extraction
     from detectors.attention import Part
     from detectors.base import Fields, Slabs
-    from detectors.batch import EventBatch
     from detectors.budget import Account, Crossed
+    from detectors.modelrows import ModelRows
     from detectors.reference import KeyReference, ModelReference
     from detectors.track import Progress
 
@@ -87,7 +87,7 @@ class Watched(NamedTuple):
     features: NDArray[np.float32]
     """Scores that River's forests see together: (m, len(FEATURES))."""
     crossed: list[Crossed]
-    """Rows at which a key came to hold what is told of, ascending, among all."""
+    """Rows at which a key came to hold what is told of, ascending, among all of the model's."""
     surprise: NDArray[np.float32]
     """-ln p of each row's key after the row, (m,)."""
 
@@ -109,31 +109,26 @@ class Watch:
         """Itself: what an alert was compared with."""
         return self
 
-    def process(
-        self,
-        batch: EventBatch,
-        slots: NDArray[np.int64],
-        slabs: Slabs,
-        number: NDArray[np.int64],  # noqa: ARG002 - a learner needs it
-        part: Part,
-    ) -> Watched:
+    def process(self, piece: ModelRows, slabs: Slabs, part: Part) -> Watched:
         """Score the part, in order; find rows at which a key reached or still stands at a level, or rose.
 
         What keys hold of the model is accounted for over all rows.
         """
-        progress, count = self._track.advance(batch, slots, slabs, part), len(part.rows)
+        progress = self._track.advance(piece.batch, piece.rows, piece.slots, slabs, part)
+        count = len(part.rows)
         levels, promoted = np.empty(count, np.uint8), np.empty(count, np.uint8)
         strength = np.empty(count, np.float32)
         overall = self._judge(progress, part.slots, slabs)
         note_levels(
-            overall, progress.e_detector, part.slots, part.batch.time_ms, THRESHOLDS, AGAIN_MS,
+            overall, progress.e_detector, part.slots, part.time_ms, THRESHOLDS, AGAIN_MS,
             PROMOTION_SURPRISE, PROMOTION_E_VALUE,
             slabs["level"], slabs["level_told_ms"], slabs["surprise_peak"], slabs["promoted"],
             levels, strength, promoted,
         )  # fmt: skip
         rows = (levels | promoted).nonzero()[0].tolist()
         budget = self._budget
-        account = None if budget is None else budget.process(progress.spread, batch.time_ms, slots, slabs)
+        held = progress.spread, piece.time_ms, piece.slots, slabs
+        account = None if budget is None else budget.process(*held)
         reached = self._reached(levels, overall, progress, account, part) if len(rows) else []
         promotions = [(row, float(strength[row])) for row in rows]
         crossed = account.crossed() if account else []
@@ -172,7 +167,7 @@ class Watch:
                 by_statistic=verdict.by_statistic[place],
                 mean=progress.mean[row],
                 e_detector=np.log10(progress.e_detector[row]),
-                extraction=account.describe(int(part.rows[row])) if account else None,
+                extraction=account.describe(int(part.places[row])) if account else None,
             )
             for place, row in enumerate(rows.tolist())
         ]

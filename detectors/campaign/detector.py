@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detectors.base import Slabs
-    from detectors.batch import EventBatch
     from detectors.campaign.finding import LinkKind
+    from detectors.modelrows import ModelRows
     from detectors.reference import KeyReference, ModelReference
 
 _KINDS: tuple[LinkKind, ...] = ("content", "behaviour")
@@ -107,17 +107,16 @@ class CampaignDetector:
 
     def process(
         self,
-        batch: EventBatch,
-        slots: NDArray[np.int64],
+        piece: ModelRows,
         declared: NDArray[np.int32],
         slabs: Slabs,
         reference: ModelReference | None,
     ) -> list[CampaignFinding]:
-        """Summarise the rows of one model, at most `until_next_look`, and look for campaigns when it is time.
+        """Summarise rows of one model, at most `until_next_look`, and look for campaigns when it is time.
 
         Parameters
         ----------
-        batch, slots
+        piece
             The events and the slots of their keys.
         declared
             Whose key each row's is known to be (tenant, payer), -1 where that is not known. Keys of one owner
@@ -127,13 +126,13 @@ class CampaignDetector:
         reference
             What honest keys of the model look like; without one nothing is linked.
         """
-        self._summaries.add(slots, batch.time_ms, declared, batch.input_sketch)
-        self._counters["events"] += len(batch)
-        if self.until_next_look > 0 or not len(batch):
+        self._summaries.add(piece.slots, piece.time_ms, declared, piece.batch.input_sketch, piece.rows)
+        self._counters["events"] += len(piece.rows)
+        if self.until_next_look > 0 or not len(piece.rows):
             return []
         gap = max(LOOK_EVENTS, LOOK_EVENTS_PER_KEY * len(self._summaries))
         self._counters["next_look"] = self._counters["events"] + gap
-        now_ms = int(batch.time_ms[-1])
+        now_ms = int(piece.time_ms[-1])
         if reference is None or 0 <= now_ms - self._counters["looked_ms"] < LOOK_MS:
             waited = self._counters["events"] - self._counters["looked_events"]
             self._counters["next_look"] += max(min(waited, MOST_WAIT_EVENTS) - gap, 0)
@@ -141,7 +140,7 @@ class CampaignDetector:
         self._counters["looked_ms"], self._counters["looked_events"] = now_ms, self._counters["events"]
         self._counters["looks"] += 1
         self._begin_week(now_ms // WEEK_MS)
-        return self._look(slabs, reference, len(batch) - 1)
+        return self._look(slabs, reference, int(piece.rows[-1]))
 
     def dump(self) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
         """Return the state as arrays and numbers."""

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from detectors.reference import KeyReference
 
 
-def owner_ids(batch: EventBatch) -> NDArray[np.int32]:
+def owner_ids(batch: EventBatch, rows: NDArray[np.int64]) -> NDArray[np.int32]:
     """Return a number for each row's tenant (a CRC-32, the same in every batch); -1 where it has none."""
     ids = np.array([*(crc32(name.encode()) & 0x7FFFFFFF for name in batch.tenants), -1], np.int32)
-    return ids[batch.tenant]
+    owners: NDArray[np.int32] = ids[batch.tenant[rows]]
+    return owners
 
 
 def z_values(mean: NDArray[np.float32], mass: NDArray[np.float32], key: KeyReference) -> NDArray[np.float32]:

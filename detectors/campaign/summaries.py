@@ -90,13 +90,17 @@ class Summaries:
         time_ms: NDArray[np.int64],
         owner: NDArray[np.int32],
         sketch: NDArray[np.float32],
+        places: NDArray[np.int64],
     ) -> None:
-        """Add events, in order, to their keys' summaries; one without a sketch counts without content."""
+        """Add events, in order, to their keys' summaries; one without a sketch counts without content.
+
+        The sketches of the n events stand in the `places` (n,) among others.
+        """
         self._make_room(slots)
         sketch = np.ascontiguousarray(sketch)
         self.used, self._hand = _add(
-            slots, time_ms, owner, sketch, sketch.view(np.uint32), self._row_of, self.used, self._hand,
-            self.capacity, *self._columns.values(),
+            slots, time_ms, owner, places, sketch, sketch.view(np.uint32), self._row_of, self.used,
+            self._hand, self.capacity, *self._columns.values(),
         )  # fmt: skip
 
     def forget(self, slots: NDArray[np.int64]) -> None:
@@ -144,7 +148,10 @@ class Summaries:
         rows = len(self._rows)
         fresh = 0
         if rows < min(self.used + len(slots), self.capacity):
-            fresh = len(np.unique(slots[self._row_of[slots] < 0]))
+            unknown = slots[self._row_of[slots] < 0]
+            fresh = len(unknown)
+            if rows < min(self.used + fresh, self.capacity):  # counting them takes much longer
+                fresh = len(np.unique(unknown))
         wanted = min(max(self.used + fresh, least), self.capacity)
         if wanted > rows:
             size = min(max(wanted, 2 * rows, _FIRST_ROWS), self.capacity)
@@ -155,7 +162,7 @@ class Summaries:
 
 @njit(cache=True, nogil=True)
 def _add(
-    slots: Array, time_ms: Array, owners: Array, sketch: Array, words: Array,
+    slots: Array, time_ms: Array, owners: Array, places: Array, sketch: Array, words: Array,
     row_of: Array, used: int, hand: int, capacity: int,
     slot: Array, count: Array, mark: Array, owner: Array, last_ms: Array, group: Array, told: Array,
     linked_mass: Array, fresh_mass: Array, linked: Array, fresh: Array,
@@ -184,9 +191,9 @@ def _add(
         owner[row] = owners[i]
         last_ms[row] = max(last_ms[row], time_ms[i])
         if group[row] > 0:
-            _add_sketch(sketch[i], words[i], row, fresh_mass, fresh)
+            _add_sketch(sketch[places[i]], words[places[i]], row, fresh_mass, fresh)
         else:
-            _add_sketch(sketch[i], words[i], row, linked_mass, linked)
+            _add_sketch(sketch[places[i]], words[places[i]], row, linked_mass, linked)
     return used, hand
 
 

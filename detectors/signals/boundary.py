@@ -46,12 +46,12 @@ class Boundary:
         return score_margins
 
     def arguments(self, events: Events, slots: NDArray[np.int64], slabs: Slabs) -> tuple[Any, ...]:  # noqa: ARG002 - the contract; this signal keeps no state
-        """Return the margins."""
-        return (events.margin,)
+        """Return the rows and the margins."""
+        return events.rows, events.margin
 
 
 @njit(cache=True, nogil=True)
-def score_margins(out: Array, margin: Array) -> None:
+def score_margins(out: Array, rows: Array, margin: Array) -> None:
     """Score each row; NaN where the event gave no margin."""
-    for i in range(len(margin)):
-        out[i, 0] = np.float32(1) - margin[i]
+    for i in range(len(rows)):
+        out[i, 0] = np.float32(1) - margin[rows[i]]

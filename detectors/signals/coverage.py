@@ -78,7 +78,8 @@ class Coverage:
     def arguments(self, events: Events, slots: NDArray[np.int64], slabs: Slabs) -> tuple[Any, ...]:
         """Return the sketches, where the space is cut, and the slabs of the keys."""
         state = [slabs[name] for name in self.fields]
-        return events.sketch, events.words, events.predicted, slots, self._planes, _LOGARITHMS, *state
+        columns = events.rows, events.sketch, events.words, events.predicted
+        return *columns, slots, self._planes, _LOGARITHMS, *state
 
 
 def label_nats(counts: NDArray[np.uint16]) -> NDArray[np.float64]:
@@ -104,7 +105,8 @@ def cell_numbers(sketch: NDArray[np.float32], cuts: NDArray[np.float32]) -> NDAr
 
 @njit(cache=True, nogil=True)
 def score_coverage(
-    out: Array, sketch: Array, bits: Array, predicted: Array, slots: Array, cuts: Array, logarithms: Array,
+    out: Array, rows: Array, sketch: Array, words: Array, predicted: Array, slots: Array,
+    cuts: Array, logarithms: Array,
     cells: Array, cell_count: Array, sample_hash: Array, sample_count: Array, label_count: Array,
 ) -> None:  # fmt: skip
     """Score each row, itself included; NaN where the sketch is absent."""
@@ -112,19 +114,19 @@ def score_coverage(
         prefetch(cells, slot_ahead(slots, i))
         prefetch(sample_hash, slot_ahead(slots, i))
         prefetch(label_count, slot_ahead(slots, i))
-        if not is_finite(bits[i]):
+        row, slot = rows[i], slots[i]
+        if not is_finite(words[row]):
             continue
-        slot = slots[i]
         cell = 0
         for j in range(PLANES):
-            cell |= int(sketch[i, j] > cuts[j]) << j
+            cell |= int(sketch[row, j] > cuts[j]) << j
         mask = np.uint8(1 << (cell & 7))
         if not cells[slot, cell >> 3] & mask:
             cells[slot, cell >> 3] |= mask
             cell_count[slot] += 1
-        _sample(max(hash_words(bits[i]), np.uint32(1)), sample_hash[slot], sample_count[slot])
-        if predicted[i] >= 0:
-            _tally(predicted[i] % LABEL_BUCKETS, label_count[slot])
+        _sample(max(hash_words(words[row]), np.uint32(1)), sample_hash[slot], sample_count[slot])
+        if predicted[row] >= 0:
+            _tally(predicted[row] % LABEL_BUCKETS, label_count[slot])
         out[i, 0] = cell_count[slot]
         out[i, 1] = _mean_count(sample_hash[slot], sample_count[slot])
         out[i, 2] = _entropy(label_count[slot], logarithms)

@@ -89,12 +89,13 @@ class Familiarity:
     def arguments(self, events: Events, slots: NDArray[np.int64], slabs: Slabs) -> tuple[Any, ...]:
         """Return the sketches, what others asked, and the slabs of the keys."""
         state = [slabs[name] for name in self.fields]
-        return events.sketch, events.words, events.predicted, slots, *self._known, *state
+        columns = events.rows, events.sketch, events.words, events.predicted
+        return *columns, slots, *self._known, *state
 
 
 @njit(cache=True, nogil=True)
 def score_familiarity(
-    out: Array, sketch: Array, words: Array, predicted: Array, slots: Array,
+    out: Array, rows: Array, sketch: Array, words: Array, predicted: Array, slots: Array,
     classes: Array, planes: Array, centre: Array,
     points: Array, norms: Array, start: Array, distance: Array,
     cell_map: Array, cells_marked: Array, new_inputs: Array, familiar_inputs: Array,
@@ -102,19 +103,19 @@ def score_familiarity(
     """Score each row, in order; NaN where the sketch is absent or nothing is remembered."""
     if len(norms) == 0:
         return
-    count, row = len(slots), class_rows(predicted, classes)
+    count, own = len(slots), class_rows(predicted[rows], classes)
     bits, seen = np.empty(count, np.int64), np.empty(count, np.float32)
     weight, is_full = np.zeros(count, np.float32), np.zeros(count, np.bool_)
     near = np.empty(count, np.bool_)
-    _cells(sketch, planes, centre, bits)
+    _cells(sketch, rows, planes, centre, bits)
     for i in range(count):
         prefetch(cell_map, slot_ahead(slots, i))
         prefetch(new_inputs, slot_ahead(slots, i))
         seen[i] = np.nan
-        if is_finite(words[i]):
+        if is_finite(words[rows[i]]):
             weight[i], is_full[i] = _mark(bits[i], slots[i], cell_map, cells_marked, new_inputs)
             seen[i] = new_inputs[slots[i]]
-    find_near(sketch, row, weight > 0, points, norms, start, distance[0], near)
+    find_near(sketch, rows, own, weight > 0, points, norms, start, distance[0], near)
     for i in range(count):
         if np.isnan(seen[i]):
             continue
@@ -147,13 +148,13 @@ def _mark(bit: int, slot: int, cell_map: Array, cells_marked: Array, new_inputs:
 
 
 @njit(cache=True, nogil=True)
-def _cells(sketch: Array, planes: Array, centre: Array, bits: Array) -> None:
+def _cells(sketch: Array, rows: Array, planes: Array, centre: Array, bits: Array) -> None:
     """Write the place in the map of each sketch's cell."""
     apart = np.zeros((SKETCH_SIZE, LANES), np.float32)
     sides, cell = np.empty((TOGETHER, LANES), np.float32), np.empty(LANES, np.uint64)
-    row, one = np.zeros(len(sketch), np.int64), np.uint64(1)
-    for start in range(0, len(sketch), LANES):
-        count = load_lanes(sketch, row, centre, start, apart)
+    first, one = np.zeros(len(rows), np.int64), np.uint64(1)
+    for start in range(0, len(rows), LANES):
+        count = load_lanes(sketch, rows, first, centre, start, apart)
         cell[:] = 0
         for k in range(0, PLANES, TOGETHER):
             project(apart, 0, planes, k, 0, count, sides)

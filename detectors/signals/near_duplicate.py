@@ -126,12 +126,14 @@ class NearDuplicate:
         """Return the sketches, how they are quantised, and the slabs and pages of their keys."""
         state = [slabs[name] for name in self.fields]
         quantised = self._centre, self._quantum
-        return events.sketch, events.words, events.predicted, slots, *quantised, *state, *slabs.pages.arrays
+        columns = events.rows, events.sketch, events.words, events.predicted
+        return *columns, slots, *quantised, *state, *slabs.pages.arrays
 
 
 @njit(cache=True, nogil=True)
 def score_near_duplicates(
-    out: Array, sketch: Array, bits: Array, predicted: Array, slots: Array, centre: Array, quantum: float,
+    out: Array, rows: Array, sketch: Array, words: Array, predicted: Array, slots: Array,
+    centre: Array, quantum: float,
     ring_page: Array, ring_count: Array, step_mean: Array, last_places: Array, probe_evidence: Array,
     memory: Array, start: Array, free: Array, head: Array,
 ) -> None:  # fmt: skip
@@ -146,10 +148,10 @@ def score_near_duplicates(
         if loaded[ahead % _LOADED] != ahead:
             loaded[ahead % _LOADED] = ahead
             _fetch_page(ahead, ring_page, ring_count, memory, start)
-        if not _quantise(sketch[i], centre, quantum, code):
+        row, slot = rows[i], slots[i]
+        if not _quantise(sketch[row], centre, quantum, code):
             continue
-        slot = slots[i]
-        tag = _tag(bits[i], predicted[i])
+        tag = _tag(words[row], predicted[row])
         count = np.int64(ring_count[slot])
         position = count % RING_LENGTH
         out[i, :5], out[i, 5] = 0.0, 1.0

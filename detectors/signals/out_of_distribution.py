@@ -51,7 +51,7 @@ class OutOfDistribution:
 
     def arguments(self, events: Events, slots: NDArray[np.int64], slabs: Slabs) -> tuple[Any, ...]:  # noqa: ARG002 - the contract; this signal keeps no state
         """Return the sketches, their classes, and what they are compared with."""
-        return events.sketch, events.embedding, events.predicted, *self._known
+        return events.rows, events.sketch, events.embedding, events.predicted, *self._known
 
 
 def distances(
@@ -62,7 +62,7 @@ def distances(
 ) -> NDArray[np.float32]:
     """Return the three scores of n events, (n, 3): sketches (n, 32), predicted classes (n,)."""
     out = np.empty((len(inputs), 3), np.float32)
-    score_distances(out, inputs, embeddings, predicted, *_known(reference))
+    score_distances(out, np.arange(len(inputs)), inputs, embeddings, predicted, *_known(reference))
     return out
 
 
@@ -80,15 +80,15 @@ def _known(reference: EventReference) -> tuple[Array, ...]:
 
 @njit(cache=True, nogil=True)
 def score_distances(
-    out: Array, inputs: Array, embeddings: Array, predicted: Array, classes: Array,
+    out: Array, rows: Array, inputs: Array, embeddings: Array, predicted: Array, classes: Array,
     input_centres: Array, input_whitening: Array,
     embedding_centres: Array, embedding_whitening: Array, overall_whitening: Array,
 ) -> None:  # fmt: skip
     """Write the three scores of each row; NaN where the sketch is absent."""
-    row, last = class_rows(predicted, classes), np.full(len(predicted), len(classes))
-    _mahalanobis(inputs, row, input_centres, input_whitening, out[:, 0])
-    _mahalanobis(embeddings, row, embedding_centres, embedding_whitening, out[:, 1])
-    _mahalanobis(inputs, last, input_centres, overall_whitening, out[:, 2])
+    own, last = class_rows(predicted[rows], classes), np.full(len(rows), len(classes))
+    _mahalanobis(inputs, rows, own, input_centres, input_whitening, out[:, 0])
+    _mahalanobis(embeddings, rows, own, embedding_centres, embedding_whitening, out[:, 1])
+    _mahalanobis(inputs, rows, last, input_centres, overall_whitening, out[:, 2])
 
 
 @njit(cache=True, nogil=True)
@@ -103,12 +103,14 @@ def class_rows(predicted: Array, classes: Array) -> Array:
 
 
 @njit(cache=True, nogil=True)
-def _mahalanobis(sketch: Array, row: Array, centres: Array, whitening: Array, out: Array) -> None:
+def _mahalanobis(
+    sketch: Array, rows: Array, centre_of: Array, centres: Array, whitening: Array, out: Array
+) -> None:
     """Write |(sketch - centre) W| of each row, for W lower triangular."""
     apart = np.zeros((SKETCH_SIZE, LANES), np.float32)
     whitened, total = np.empty((TOGETHER, LANES), np.float32), np.empty(LANES, np.float32)
-    for start in range(0, len(sketch), LANES):
-        count = load_lanes(sketch, row, centres, start, apart)
+    for start in range(0, len(rows), LANES):
+        count = load_lanes(sketch, rows, centre_of, centres, start, apart)
         total[:] = 0
         for k in range(0, SKETCH_SIZE, TOGETHER):
             project(apart, 0, whitening, k, k, count, whitened)

@@ -50,16 +50,16 @@ class Rate:
 
     def arguments(self, events: Events, slots: NDArray[np.int64], slabs: Slabs) -> tuple[Any, ...]:
         """Return the times and the slabs of the keys."""
-        return events.time_ms, slots, slabs["rate_count"], slabs["rate_time_ms"]
+        return events.rows, events.time_ms, slots, slabs["rate_count"], slabs["rate_time_ms"]
 
 
 @njit(cache=True, nogil=True)
-def score_rates(out: Array, time_ms: Array, slots: Array, count: Array, last_ms: Array) -> None:
+def score_rates(out: Array, rows: Array, time_ms: Array, slots: Array, count: Array, last_ms: Array) -> None:
     """Score each row."""
     for i in range(len(slots)):
         prefetch(count, slot_ahead(slots, i))
-        slot = slots[i]
-        elapsed = max(time_ms[i] - last_ms[slot], 0) if count[slot] > 0 else 0
+        slot, now_ms = slots[i], time_ms[rows[i]]
+        elapsed = max(now_ms - last_ms[slot], 0) if count[slot] > 0 else 0
         count[slot] = count[slot] * np.exp(-elapsed / TIME_CONSTANT_MS) + 1.0
-        last_ms[slot] = max(time_ms[i], last_ms[slot])
+        last_ms[slot] = max(now_ms, last_ms[slot])
         out[i, 0] = np.log10(count[slot])

@@ -74,22 +74,30 @@ class RequestParameters:
 
     def arguments(self, events: Events, slots: NDArray[np.int64], slabs: Slabs) -> tuple[Any, ...]:
         """Return the prompts, the parameters, and the slabs of the keys."""
-        asked = events.words, events.prefix_hash, events.max_tokens, events.logit_bias_count, slots
-        return *asked, slabs["prompt_hash"], slabs["sweep_evidence"], self._hit, self._miss
+        asked = events.words, events.prefix_hash, events.max_tokens, events.logit_bias_count
+        return (
+            events.rows,
+            *asked,
+            slots,
+            slabs["prompt_hash"],
+            slabs["sweep_evidence"],
+            self._hit,
+            self._miss,
+        )
 
 
 @njit(cache=True, nogil=True)
 def score_requests(
-    out: Array, words: Array, prefix: Array, max_tokens: Array, bias_count: Array, slots: Array,
-    prompts: Array, evidence: Array, hit: Array, miss: Array,
+    out: Array, rows: Array, words: Array, prefix: Array, max_tokens: Array, bias_count: Array,
+    slots: Array, prompts: Array, evidence: Array, hit: Array, miss: Array,
 ) -> None:  # fmt: skip
     """Score each row; NaN where the event says nothing of its parameters."""
     for i in range(len(slots)):
-        if bias_count[i] < 0 or max_tokens[i] < 0:
+        row, slot = rows[i], slots[i]
+        if bias_count[row] < 0 or max_tokens[row] < 0:
             continue
-        odd = bias_count[i] > 0 and 1 <= max_tokens[i] <= NARROW_TOKENS
-        slot = slots[i]
-        prompt = np.uint32(hash_words(words[i]) ^ np.uint32(prefix[i] & np.uint64(0xFFFFFFFF)))
+        odd = bias_count[row] > 0 and 1 <= max_tokens[row] <= NARROW_TOKENS
+        prompt = np.uint32(hash_words(words[row]) ^ np.uint32(prefix[row] & np.uint64(0xFFFFFFFF)))
         known = False
         for k in range(PROMPTS):
             known |= prompts[slot, k] == prompt

@@ -148,8 +148,8 @@ class EventColumns:
             key_epoch=self.key_epoch[good],
             time_ms=self.time_ms[good],
             prefix_hash=self.prefix_hash[good],
-            partition=block.spans[PARTITION, message].astype(np.int32),
-            offset=block.spans[OFFSET, message],
+            partition=block.spans[PARTITION].take(message).astype(np.int32),
+            offset=block.spans[OFFSET].take(message),
             topic=block.topic,
             **columns,
         )

@@ -149,7 +149,6 @@ def _copy(block: RecordBlock, place: _Place, columns: EventColumns, first: int) 
         columns.floats.view(np.int32),
         columns.names,
         *columns.sketches,
-        *(sketch.view(np.uint32) for sketch in columns.sketches),
         columns.infinite,
     )
 
@@ -175,8 +174,6 @@ def _fill(
     names: NDArray[np.int32],
     inputs: NDArray[np.float32],
     embeddings: NDArray[np.float32],
-    input_bits: NDArray[np.uint32],
-    embedding_bits: NDArray[np.uint32],
     infinite: NDArray[np.bool_],
 ) -> None:
     base, end = np.int64(data.ctypes.data), first + events
@@ -201,13 +198,9 @@ def _fill(
                 for i in range(events):
                     names[2, first + i] = _name(load8(at + 2 * i), plans_at, len(plans))
             elif bit == _INPUT:
-                halves = _halves(data, at - base, events)
-                read_sketches(halves, inputs[first:end], input_bits[first:end], infinite[0, first:end])
+                read_sketches(at, inputs[first:end], infinite[0, first:end])
             elif bit == _EMBEDDING:
-                halves = _halves(data, at - base, events)
-                read_sketches(
-                    halves, embeddings[first:end], embedding_bits[first:end], infinite[1, first:end]
-                )
+                read_sketches(at, embeddings[first:end], infinite[1, first:end])
             elif bit < _FIRST_FLOAT:
                 for i in range(events):
                     integers[bit - _FIRST_INTEGER, first + i] = np.int32(load4(at + 4 * i))
@@ -248,14 +241,6 @@ def _clear(
         floats[bit - _FIRST_FLOAT, first:end] = _NAN_BITS
     else:
         prefix_hash[first:end] = 0
-
-
-@njit(inline="always")
-def _halves(data: Any, start: Any, events: Any) -> Any:
-    """Copy the float16 of some sketches, which may lie at an odd address: uint16 (events, 32)."""
-    return (
-        data[start : start + SKETCH_BYTES * events].copy().view(np.uint16).reshape(events, SKETCH_BYTES // 2)
-    )
 
 
 @njit(inline="always")

@@ -59,6 +59,8 @@ def _intern(
 
 def renumber(index: NDArray[np.int32], names: Names) -> tuple[NDArray[np.int32], Names]:
     """Return the same names by row, with equal names as one, in order of appearance."""
+    if not names:
+        return index, names
     order = np.empty(len(names), np.int32)
     found = _appearances(index, order)
     if found == len(names) == len(set(names)) and (order == np.arange(found)).all():

@@ -8,7 +8,6 @@ import numpy as np
 
 from detectors.kernelcache import njit
 from sinks.serving.formats import (
-    ABSENT_SKETCH,
     FLOATS,
     INTEGERS,
     NAMES,
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from streams.recordblock import RecordBlock
 
 _FLAGS_AT, _KEY_AT, _TIME_AT, _PREFIX_AT, _INTEGERS_AT, _FLOATS_AT, _NAMES_AT = 1, 4, 20, 28, 36, 64, 80
-_ABSENT = np.frombuffer(ABSENT_SKETCH, np.uint64)[0]
 _FORM = f"$: expected a binary record of version {RECORD_VERSION}, exactly as long as its sizes say"
 
 
@@ -62,7 +60,6 @@ def decode_records(block: RecordBlock, limits: Limits) -> Decoded:
         columns.integers,
         columns.floats,
         *columns.sketches,
-        *(sketch.view(np.uint32) for sketch in columns.sketches),
         columns.infinite,
     )
     ends = starts[rows] + RECORD_STRUCT.size + sketches[rows]
@@ -88,12 +85,10 @@ def _fill(
     floats: NDArray[np.float32],
     inputs: NDArray[np.float32],
     embeddings: NDArray[np.float32],
-    input_bits: NDArray[np.uint32],
-    embedding_bits: NDArray[np.uint32],
     infinite: NDArray[np.bool_],
 ) -> None:
     base = np.int64(data.ctypes.data)
-    words = np.full((2, len(starts), SKETCH_BYTES // 8), _ABSENT, np.uint64)
+    sketches = inputs, embeddings
     for row in range(len(starts)):
         at = base + starts[row]
         head = load8(at)
@@ -109,8 +104,8 @@ def _fill(
         sketch = at + _NAMES_AT + 4
         for place in range(2):
             if flags >> np.uint64(place) & np.uint64(1):
-                for group in range(SKETCH_BYTES // 8):
-                    words[place, row, group] = load8(sketch + 8 * group)
+                here = slice(row, row + 1)
+                read_sketches(sketch, sketches[place][here], infinite[place, here])
                 sketch += SKETCH_BYTES
-    read_sketches(words[0].view(np.uint16), inputs, input_bits, infinite[0])
-    read_sketches(words[1].view(np.uint16), embeddings, embedding_bits, infinite[1])
+            else:
+                sketches[place][row], infinite[place, row] = np.nan, False

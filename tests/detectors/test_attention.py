@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from detectors.attention import BLOCK_QUERIES, attend, whole
 from detectors.batch import SYNTHETIC_EPOCH, build_batch, format_key_reference
 from detectors.calibration import fit_reference
 from detectors.engine import Engine, EngineSettings
+from detectors.modelrows import ModelRows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,11 +46,19 @@ def life(key: int, *, epoch: int = 0) -> EventBatch:
 
 def looked_at(batch: EventBatch) -> Array:
     """Return the rows that are."""
-    slots = np.zeros(len(batch), np.int64)
-    part = attend(batch, slots, np.arange(1, len(batch) + 1), FIRST)
-    assert part.batch.offset.tolist() == part.rows.tolist(), "the batch is of the same rows"
-    assert len(part.slots) == len(part.rows)
-    return part.rows
+    part = attend(piece_of(batch), FIRST)
+    assert part.rows.tolist() == (2 * part.places + 1).tolist(), "places are the piece's, rows the batch's"
+    assert part.slots.tolist() == part.places.tolist()
+    assert part.time_ms.tolist() == part.rows.tolist()
+    return part.places
+
+
+def piece_of(batch: EventBatch) -> ModelRows:
+    """Return every row as every second one of a batch twice as long."""
+    double = batch.take(np.arange(len(batch)).repeat(2))
+    double = replace(double, time_ms=np.arange(len(double)))
+    rows, slots = np.arange(1, len(double), 2), np.arange(len(double)) // 2
+    return ModelRows.of(0, double, rows, slots, slots + 1)
 
 
 def drawn(key: int) -> Array:
@@ -73,7 +83,7 @@ def test_one_block_of_two_is_looked_at_and_nobody_who_lacks_the_key_knows_which(
 
 def test_the_canary_is_always_looked_at() -> None:
     batch = life(1, epoch=SYNTHETIC_EPOCH)
-    assert len(looked_at(batch)) == len(batch) == len(whole(batch, np.zeros(len(batch), np.int64)).rows)
+    assert len(looked_at(batch)) == len(batch) == len(whole(piece_of(batch)).rows)
 
 
 @cache

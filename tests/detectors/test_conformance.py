@@ -166,7 +166,7 @@ def test_no_two_signals_share_a_score_or_a_field() -> None:
 def test_a_track_gives_what_its_parts_give_one_after_the_other() -> None:
     batch, slots = make_batch(8, 500)
     together, apart = make_slabs(TRACK_FIELDS, KEYS), make_slabs(TRACK_FIELDS, KEYS)
-    progress = Track(REFERENCE).advance(batch, slots, together)
+    progress = Track(REFERENCE).advance(batch, np.arange(500), slots, together)
     signals = [make(REFERENCE) for make in ALL_SIGNALS.values()]
     scores = np.concatenate([score(signal, batch, slots, apart) for signal in signals], axis=1)
     values, weight, bets = event_values(scores, REFERENCE)
@@ -188,15 +188,18 @@ def test_a_track_gives_what_its_parts_give_one_after_the_other() -> None:
 
 def test_a_track_counts_all_rows_and_looks_at_some() -> None:
     """As if the others had not come, but for the signals that count all."""
-    batch, slots = make_batch(9, 500)
-    rows = np.flatnonzero(np.random.default_rng(9).random(500) < 0.6)
-    part = Part(rows, batch.take(rows), slots[rows])
+    batch, slots = make_batch(9, 600)
+    rng = np.random.default_rng(9)
+    own = np.flatnonzero(rng.random(600) < 0.8)
+    places = np.flatnonzero(rng.random(len(own)) < 0.6)
+    rows, slots = own[places], slots[own]
+    part = Part(places, rows, slots[places], batch.time_ms[rows])
     assert {name for name, one in ALL_SIGNALS.items() if one.counts_all} == {"rate", "coverage"}
-    found = Track(REFERENCE).advance(batch, slots, make_slabs(TRACK_FIELDS, KEYS), part)
-    alone = Track(REFERENCE).advance(part.batch, part.slots, make_slabs(TRACK_FIELDS, KEYS))
-    every = Track(REFERENCE).advance(batch, slots, make_slabs(TRACK_FIELDS, KEYS))
+    found = Track(REFERENCE).advance(batch, own, slots, make_slabs(TRACK_FIELDS, KEYS), part)
+    alone = Track(REFERENCE).advance(batch, rows, part.slots, make_slabs(TRACK_FIELDS, KEYS))
+    every = Track(REFERENCE).advance(batch, own, slots, make_slabs(TRACK_FIELDS, KEYS))
     for s, statistic in enumerate(STATISTICS):
-        expected = every.mean[rows, s] if statistic.value.name == "rate" else alone.mean[:, s]
+        expected = every.mean[places, s] if statistic.value.name == "rate" else alone.mean[:, s]
         np.testing.assert_array_equal(found.mean[:, s], expected, err_msg=statistic.name)
     np.testing.assert_array_equal(found.features, alone.features)
     np.testing.assert_array_equal(found.e_detector, alone.e_detector)

@@ -62,8 +62,11 @@ def test_the_stated_share_of_other_keys_inputs_is_near_a_point() -> None:
     fresh = np.concatenate(inputs[30:])
     norms = np.square(points).sum(axis=0)
     near = np.empty(len(fresh), np.bool_)
-    every = np.ones(len(fresh), np.bool_)
-    find_near(fresh, np.zeros(len(fresh), np.int64), every, points, norms, start, distance[0], near)
+    every, own = np.ones(len(fresh), np.bool_), np.zeros(len(fresh), np.int64)
+    among = np.repeat(fresh, 2, axis=0)
+    among[::2] = 0
+    at = np.arange(1, len(among), 2)
+    find_near(among, at, own, every, points, norms, start, distance[0], near)
     assert near.mean() == pytest.approx(0.4, abs=0.08)
 
 
@@ -84,7 +87,9 @@ def test_a_key_that_asks_what_nobody_asks_stands_out() -> None:
 
     def peak(batch: EventBatch) -> float:
         slabs = make_slabs(TRACK_FIELDS, 1)
-        progress = Track(reference.event).advance(batch, np.zeros(len(batch), np.int64), slabs)
+        progress = Track(reference.event).advance(
+            batch, np.arange(len(batch)), np.zeros(len(batch), np.int64), slabs
+        )
         return float(progress.mean[:, column].max())
 
     known = [peak(asking(number, TOPICS)) for number in range(50, 60)]

@@ -37,12 +37,12 @@ def test_a_product_is_the_sum_of_its_terms_and_nothing_else_of_it(
 
 
 @given(seed=st.integers(0, 1000), start=st.integers(0, 300))
-def test_lanes_hold_sketches_less_their_centres(seed: int, start: int) -> None:
+def test_lanes_hold_the_rows_that_are_chosen_less_their_centres(seed: int, start: int) -> None:
     rng = np.random.default_rng(seed)
-    sketch = rng.standard_normal((300, SKETCH_SIZE), np.float32)
-    centres, row = rng.standard_normal((3, SKETCH_SIZE), np.float32), rng.integers(0, 3, 300)
+    sketch, rows = rng.standard_normal((400, SKETCH_SIZE), np.float32), rng.integers(0, 400, 300)
+    centres, own = rng.standard_normal((3, SKETCH_SIZE), np.float32), rng.integers(0, 3, 300)
     apart = np.empty((SKETCH_SIZE, LANES), np.float32)
-    count = load_lanes(sketch, row, centres, start, apart)
+    count = load_lanes(sketch, rows, own, centres, start, apart)
     assert count == min(LANES, 300 - start)
     some = slice(start, start + count)
-    np.testing.assert_array_equal(apart[:, :count], (sketch[some] - centres[row[some]]).T)
+    np.testing.assert_array_equal(apart[:, :count], (sketch[rows[some]] - centres[own[some]]).T)
