@@ -40,6 +40,7 @@ class Events(NamedTuple):
     words: NDArray[np.uint32]
     """The same as bits (`detectors.words`)."""
     embedding: NDArray[np.float32]
+    """Of the same shape, contiguous."""
     predicted: NDArray[np.int32]
     margin: NDArray[np.float32]
     time_ms: NDArray[np.int64]
@@ -55,7 +56,7 @@ class Events(NamedTuple):
             rows,
             sketch,
             sketch.view(np.uint32),
-            batch.embedding_sketch,
+            np.ascontiguousarray(batch.embedding_sketch),
             batch.predicted_class,
             batch.margin,
             batch.time_ms,

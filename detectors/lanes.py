@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from detectors.batch import SKETCH_SIZE
@@ -28,6 +29,8 @@ LANES = 128
 """Rows side by side."""
 TOGETHER = 4
 """Columns of a matrix that rows are multiplied with at once, so that these are read once for all of them."""
+_SQUARE, _NUMBER_BYTES = 8, 4
+"""Rows and columns turned at once, of so many bytes a number."""
 BLOCK = 16
 """Lanes whose sums stay in registers: with `TOGETHER` columns they fill half of the sixteen of AVX2."""
 
@@ -40,11 +43,86 @@ def load_lanes(sketch: Array, rows: Array, centre_of: Array, centres: Array, sta
     `apart` is (32, LANES). Return how many there were.
     """
     count = min(LANES, len(rows) - start)
-    for i in range(count):
-        row, centre = rows[start + i], centre_of[start + i]
-        for j in range(SKETCH_SIZE):
-            apart[j, i] = sketch[row, j] - centres[centre, j]
+    target, sketches, points = _address(apart), _address(sketch), _address(centres)
+    for first in range(0, count, _SQUARE):
+        # The last square repeats the last sketch: lanes beyond the count hold anything.
+        at = (
+            _addresses(sketches, rows, start, first, count),
+            _addresses(points, centre_of, start, first, count),
+        )
+        _turn_rows(*at, target + _NUMBER_BYTES * first)
     return count
+
+
+@intrinsic
+def _address(_context: Any, array: Any) -> Any:
+    """Return where the numbers of an array lie; only of one whose rows lie close together."""
+    if array.layout != "C" or array.dtype != types.float32:
+        raise TypingError(f"lanes are read from contiguous arrays of float32, not {array}")
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        made = context.make_array(signature.args[0])(context, builder, arguments[0])
+        return builder.ptrtoint(made.data, ir.IntType(64))
+
+    return types.int64(array), generate
+
+
+@njit(inline="always")
+def _addresses(base: Any, rows: Any, start: Any, first: Any, count: Any) -> Any:
+    """Return where `_SQUARE` rows of `SKETCH_SIZE` numbers begin, from the `first` of `count` on."""
+    last, size = count - 1, _NUMBER_BYTES * SKETCH_SIZE
+    return (
+        base + size * rows[start + first],
+        base + size * rows[start + min(first + 1, last)],
+        base + size * rows[start + min(first + 2, last)],
+        base + size * rows[start + min(first + 3, last)],
+        base + size * rows[start + min(first + 4, last)],
+        base + size * rows[start + min(first + 5, last)],
+        base + size * rows[start + min(first + 6, last)],
+        base + size * rows[start + min(first + 7, last)],
+    )
+
+
+@intrinsic
+def _turn_rows(_context: Any, rows: Any, centres: Any, target: Any) -> Any:
+    """Write `_SQUARE` rows less their centres, all by their addresses, to columns `LANES` apart.
+
+    A square at a time, in registers: number by number, each takes a store to a line of its own.
+    """
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        word, number = ir.IntType(64), ir.VectorType(ir.FloatType(), _SQUARE)
+
+        def place(address: Any, offset: int) -> Any:
+            moved = builder.add(address, word(_NUMBER_BYTES * offset))
+            return builder.inttoptr(moved, number.as_pointer())
+
+        begins = [[builder.extract_value(one, k) for k in range(_SQUARE)] for one in arguments[:2]]
+        for column in range(0, SKETCH_SIZE, _SQUARE):
+            square = []
+            for row, centre in zip(*begins, strict=True):
+                values, point = (builder.load(place(at, column), align=4) for at in (row, centre))
+                square.append(builder.fsub(values, point))
+            for k, turned in enumerate(_turn_square(builder, square)):
+                builder.store(turned, place(arguments[2], LANES * (column + k)), align=4)
+        return _context.get_dummy_value()
+
+    return types.void(rows, centres, target), generate
+
+
+def _turn_square(builder: Any, rows: list[Any]) -> list[Any]:
+    """Transpose `_SQUARE` vectors of as many numbers: pairs of rows trade halves, quarters, eighths."""
+    index = ir.VectorType(ir.IntType(32), _SQUARE)
+    for width in (4, 2, 1):
+        low = [k if not k & width else k - width + _SQUARE for k in range(_SQUARE)]
+        high = [k + width for k in low]
+        for k in range(_SQUARE):
+            if not k & width:
+                pair = rows[k], rows[k + width]
+                rows[k], rows[k + width] = (
+                    builder.shuffle_vector(*pair, ir.Constant(index, order)) for order in (low, high)
+                )
+    return rows
 
 
 @njit(cache=True, nogil=True)

@@ -120,20 +120,21 @@ class SecondOpinion:
         found = np.full(len(reached), np.nan, np.float32)
         if model not in self._references:
             return found
+        every = slots, np.full(len(slots), model, np.int32), time_ms, watched.features
         start = 0
-        for row, surprise in [*watched.promotions, (len(slots) - 1, None)]:
-            cut, asked = slice(start, row + 1), (reached >= start) & (reached <= row)
-            rows = slots[cut], np.full(row + 1 - start, model, np.int32), time_ms[cut], watched.features[cut]
+        for row, surprise in watched.promotions:
+            rows = tuple(column[start : row + 1] for column in every)
+            asked = (reached >= start) & (reached <= row)
             if asked.any():
                 found[asked] = self._surprises(model, self._mean_ranks(rows, reached[asked] - start))
             else:
                 self._tier.follow(*rows)
             start = row + 1
-            if surprise is not None:
-                self._tier.promote(int(slots[row]), surprise, int(time_ms[row]))
+            self._tier.promote(int(slots[row]), surprise, int(time_ms[row]))
+        self._tier.follow(*(column[start:] for column in every))
         return found
 
-    def _mean_ranks(self, rows: tuple[Array, Array, Array, Array], asked: Array) -> Array:
+    def _mean_ranks(self, rows: tuple[Array, ...], asked: Array) -> Array:
         """Score rows; return the mean ranks at those that are asked for."""
         is_asked = np.zeros(len(rows[0]), np.bool_)
         is_asked[asked] = True

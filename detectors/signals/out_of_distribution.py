@@ -61,8 +61,9 @@ def distances(
     predicted: NDArray[np.int32],
 ) -> NDArray[np.float32]:
     """Return the three scores of n events, (n, 3): sketches (n, 32), predicted classes (n,)."""
-    out = np.empty((len(inputs), 3), np.float32)
-    score_distances(out, np.arange(len(inputs)), inputs, embeddings, predicted, *_known(reference))
+    out, rows = np.empty((len(inputs), 3), np.float32), np.arange(len(inputs))
+    sketches = np.ascontiguousarray(inputs), np.ascontiguousarray(embeddings)
+    score_distances(out, rows, *sketches, predicted, *_known(reference))
     return out
 
 

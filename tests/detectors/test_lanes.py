@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numba.core.errors import TypingError
 
 from detectors.batch import SKETCH_SIZE
 from detectors.lanes import BLOCK, LANES, TOGETHER, load_lanes, project
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 WIDTH = 2 * LANES + BLOCK
 
@@ -46,3 +53,10 @@ def test_lanes_hold_the_rows_that_are_chosen_less_their_centres(seed: int, start
     assert count == min(LANES, 300 - start)
     some = slice(start, start + count)
     np.testing.assert_array_equal(apart[:, :count], (sketch[rows[some]] - centres[own[some]]).T)
+
+
+@pytest.mark.parametrize("sketch", [np.zeros((9, 64), np.float32)[:, ::2], np.zeros((9, 32))])
+def test_rows_that_do_not_lie_close_together_are_refused(sketch: NDArray[Any]) -> None:
+    rows, centres = np.zeros(9, np.int64), np.zeros((1, SKETCH_SIZE), np.float32)
+    with pytest.raises(TypingError, match="contiguous arrays of float32"):
+        load_lanes(sketch, rows, rows, centres, 0, np.empty((SKETCH_SIZE, LANES), np.float32))
