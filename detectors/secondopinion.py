@@ -120,10 +120,10 @@ class SecondOpinion:
         found = np.full(len(reached), np.nan, np.float32)
         if model not in self._references:
             return found
-        every = slots, np.full(len(slots), model, np.int32), time_ms, watched.features
-        start = 0
+        models, features, start = np.full(len(slots), model, np.int32), watched.features, 0
         for row, surprise in watched.promotions:
-            rows = tuple(column[start : row + 1] for column in every)
+            cut = slice(start, row + 1)
+            rows = slots[cut], models[cut], time_ms[cut], features[cut]
             asked = (reached >= start) & (reached <= row)
             if asked.any():
                 found[asked] = self._surprises(model, self._mean_ranks(rows, reached[asked] - start))
@@ -131,10 +131,10 @@ class SecondOpinion:
                 self._tier.follow(*rows)
             start = row + 1
             self._tier.promote(int(slots[row]), surprise, int(time_ms[row]))
-        self._tier.follow(*(column[start:] for column in every))
+        self._tier.follow(slots[start:], models[start:], time_ms[start:], features[start:])
         return found
 
-    def _mean_ranks(self, rows: tuple[Array, ...], asked: Array) -> Array:
+    def _mean_ranks(self, rows: tuple[Array, Array, Array, Array], asked: Array) -> Array:
         """Score rows; return the mean ranks at those that are asked for."""
         is_asked = np.zeros(len(rows[0]), np.bool_)
         is_asked[asked] = True
