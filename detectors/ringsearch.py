@@ -1,7 +1,8 @@
 """The entries of a key's page that lie nearest to a code: what `detectors.signals.near_duplicate` asks.
 
 A code is `RING_SIZE` whole numbers, an entry as many bytes. Entries are compared side by side, coordinate by
-coordinate, as a page holds them (`detectors.pages`).
+coordinate, as a page holds them (`detectors.pages`). Written with vectors of LLVM: compiled from loops, the
+sums go through memory.
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from detectors.kernelcache import njit
 from detectors.pages import LENGTHS
@@ -24,8 +29,8 @@ _SHORT_LIMIT = 0xFFFF
 """Squared distances below this are counted in 16 bits."""
 _SHORT_CODE = 128
 """A coordinate that differs from those of all entries by less than 256, whose square takes 16 bits."""
-_STRIDE = 6
-"""Coordinates compared at once."""
+_FIRST = 6
+"""Coordinates that tell most entries to be too far."""
 _AT_ONCE = LENGTHS[0]
 """Entries compared at once, whether they are filled or not: every page holds a multiple of so many."""
 
@@ -42,9 +47,7 @@ def nearest_entry(
     squared: Array,
 ) -> tuple[int, int]:
     """Return the nearest entry's squared distance and its lag; of equally near ones the latest."""
-    for j in range(0, RING_SIZE, _STRIDE):
-        _add_short(code, memory, page, length, filled, j, short)
-    nearest = int(_least_short(short, filled))
+    nearest = int(_least_short(*_addresses(code, memory, page, short), length, filled))
     if nearest < _SHORT_LIMIT:
         return nearest, _latest(short, filled, position, np.uint16(nearest)) + 1
     _distances(code, memory, page, length, filled, squared)
@@ -80,11 +83,10 @@ def is_any_within(
     if limit > _SHORT_LIMIT or not _is_short(code):
         _distances(code, memory, page, length, filled, squared)
         return bool(_least(squared, filled) < limit)
-    for j in range(0, RING_SIZE, _STRIDE):
-        _add_short(code, memory, page, length, filled, j, short)
-        if _least_short(short, filled) >= limit:
-            return False
-    return True
+    places = _addresses(code, memory, page, short)
+    if _least_first(*places, length, filled) >= limit:
+        return False
+    return bool(_least_short(*places, length, filled) < limit)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -97,52 +99,102 @@ def _is_short(code: Array) -> bool:
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _short_square(a: int, b: int) -> Any:
-    """Return the square of a difference of coordinates that is less than 256."""
-    apart = np.int16(a - b)
-    return np.uint16(apart * apart)
+def _addresses(code: Array, memory: Array, page: int, short: Array) -> tuple[Any, Any, Any]:
+    """Return where a code (int16), a page and room for its distances (uint16) lie."""
+    return np.int64(code.ctypes.data), np.int64(memory.ctypes.data) + page, np.int64(short.ctypes.data)
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _add_saturated(a: Any, b: Any) -> Any:
-    """Return a sum, `_SHORT_LIMIT` if it is more; one instruction for many."""
-    room = np.uint16(np.uint16(0xFFFF) - a)
-    return np.uint16(a + min(b, room))
+@intrinsic
+def _least_short(
+    _context: Any, code: Any, page: Any, out: Any, length: Any, filled: Any
+) -> Any:  # fmt: skip
+    """Write the squared distances of a code to the entries, uint16; return the least of those filled.
 
-
-@njit(cache=True, nogil=True)
-def _add_short(code: Array, memory: Array, page: int, length: int, filled: int, j: int, out: Array) -> None:
-    """Add the squares of `_STRIDE` coordinates from `j` on; from 0 on, begin with them.
-
-    In 16 bits twice as many are counted side by side as in 32. A sum below `_SHORT_LIMIT` is exact.
+    A sum below `_SHORT_LIMIT` is exact, a larger one is that. Coordinates differ by less than 256.
     """
-    c0, c1, c2 = code[j], code[j + 1], code[j + 2]
-    c3, c4, c5 = code[j + 3], code[j + 4], code[j + 5]
-    kept = np.uint16(0xFFFF if j > 0 else 0)
-    step = np.uint64(length)
-    r0 = np.uint64(page + j * length)  # unsigned: numba would look for negative indices otherwise
-    r1, r2, r3, r4, r5 = (
-        r0 + step,
-        r0 + step + step,
-        r0 + step * np.uint64(3),
-        r0 + step * np.uint64(4),
-        r0 + step * np.uint64(5),
+    return types.uint16(code, page, out, length, filled), _compare(RING_SIZE)
+
+
+@intrinsic
+def _least_first(
+    _context: Any, code: Any, page: Any, out: Any, length: Any, filled: Any
+) -> Any:  # fmt: skip
+    """Do as `_least_short` with the first coordinates only."""
+    return types.uint16(code, page, out, length, filled), _compare(_FIRST)
+
+
+def _compare(coordinates: int) -> Any:
+    """Return what generates `_least_short`, for so many coordinates."""
+    word, lanes = ir.IntType(64), ir.VectorType(ir.IntType(16), _AT_ONCE)
+    none = ir.Constant(lanes, [_SHORT_LIMIT] * _AT_ONCE)
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        code, page, out, length, filled = arguments
+        add, least_of = (_vector_function(builder, name, lanes) for name in ("uadd.sat", "umin"))
+        own = [_spread(builder, code, k, lanes) for k in range(coordinates)]
+        rows = [builder.add(page, builder.mul(length, word(k))) for k in range(coordinates)]
+        least = cgutils.alloca_once_value(builder, none)
+
+        def compare(first: Any) -> Any:
+            sums = [
+                _squares(builder, builder.add(row, first), one) for row, one in zip(rows, own, strict=True)
+            ]
+            while len(sums) > 1:
+                pairs = zip(sums[::2], sums[1::2], strict=False)
+                sums = [builder.call(add, pair) for pair in pairs] + sums[len(sums) // 2 * 2 :]
+            place = builder.add(out, builder.mul(first, word(2)))
+            builder.store(sums[0], builder.inttoptr(place, lanes.as_pointer()), align=2)
+            return sums[0]
+
+        def keep(found: Any) -> None:
+            builder.store(builder.call(least_of, [found, builder.load(least)]), least)
+
+        whole = builder.udiv(filled, word(_AT_ONCE))
+        with cgutils.for_range(builder, whole, intp=word) as loop:
+            keep(compare(builder.mul(loop.index, word(_AT_ONCE))))
+        first = builder.mul(whole, word(_AT_ONCE))
+        rest = builder.trunc(builder.sub(filled, first), lanes.element)
+        with builder.if_then(builder.icmp_unsigned(">", rest, lanes.element(0))):
+            place = ir.Constant(lanes, list(range(_AT_ONCE)))
+            is_filled = builder.icmp_unsigned("<", place, _repeat(builder, rest, lanes))
+            keep(builder.select(is_filled, compare(first), none))
+        return _least_lane(builder, builder.load(least))
+
+    return generate
+
+
+def _squares(builder: Any, place: Any, own: Any) -> Any:
+    """Return the squares of the differences between a coordinate of a code and those at a place."""
+    entries = ir.VectorType(ir.IntType(8), _AT_ONCE)
+    values = builder.load(builder.inttoptr(place, entries.as_pointer()), align=1)
+    apart = builder.sub(builder.sext(values, own.type), own)
+    return builder.mul(apart, apart)
+
+
+def _spread(builder: Any, code: Any, k: int, lanes: Any) -> Any:
+    """Return a coordinate of a code in every lane."""
+    place = builder.inttoptr(builder.add(code, code.type(2 * k)), lanes.element.as_pointer())
+    return _repeat(builder, builder.load(place, align=2), lanes)
+
+
+def _repeat(builder: Any, value: Any, lanes: Any) -> Any:
+    one = builder.insert_element(lanes(ir.Undefined), value, ir.IntType(32)(0))
+    every = ir.Constant(ir.VectorType(ir.IntType(32), _AT_ONCE), [0] * _AT_ONCE)
+    return builder.shuffle_vector(one, lanes(ir.Undefined), every)
+
+
+def _vector_function(builder: Any, name: str, lanes: Any) -> Any:
+    """Return an operation of LLVM on two vectors (its language reference, "Intrinsic Functions")."""
+    kind = ir.FunctionType(lanes, [lanes, lanes])
+    return cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{_AT_ONCE}i16")
+
+
+def _least_lane(builder: Any, values: Any) -> Any:
+    kind, name = (
+        ir.FunctionType(values.type.element, [values.type]),
+        f"llvm.vector.reduce.umin.v{_AT_ONCE}i16",
     )
-    for i in range(np.uint64((filled + _AT_ONCE - 1) // _AT_ONCE * _AT_ONCE)):
-        first = _add_saturated(_short_square(c0, memory[r0 + i]), _short_square(c1, memory[r1 + i]))
-        second = _add_saturated(_short_square(c2, memory[r2 + i]), _short_square(c3, memory[r3 + i]))
-        third = _add_saturated(_short_square(c4, memory[r4 + i]), _short_square(c5, memory[r5 + i]))
-        before = _add_saturated(np.uint16(out[i] & kept), third)
-        out[i] = _add_saturated(before, _add_saturated(first, second))
-
-
-@njit(cache=True, nogil=True)
-def _least_short(values: Array, count: int) -> Any:
-    """Return the smallest of the first values, uint16."""
-    least = np.uint16(0xFFFF)
-    for place in range(count):
-        least = min(least, values[place])
-    return least
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [values])
 
 
 @njit(cache=True, nogil=True)
