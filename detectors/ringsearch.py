@@ -105,9 +105,7 @@ def _addresses(code: Array, memory: Array, page: int, short: Array) -> tuple[Any
 
 
 @intrinsic
-def _least_short(
-    _context: Any, code: Any, page: Any, out: Any, length: Any, filled: Any
-) -> Any:  # fmt: skip
+def _least_short(_context: Any, code: Any, page: Any, out: Any, length: Any, filled: Any) -> Any:
     """Write the squared distances of a code to the entries, uint16; return the least of those filled.
 
     A sum below `_SHORT_LIMIT` is exact, a larger one is that. Coordinates differ by less than 256.
@@ -116,9 +114,7 @@ def _least_short(
 
 
 @intrinsic
-def _least_first(
-    _context: Any, code: Any, page: Any, out: Any, length: Any, filled: Any
-) -> Any:  # fmt: skip
+def _least_first(_context: Any, code: Any, page: Any, out: Any, length: Any, filled: Any) -> Any:
     """Do as `_least_short` with the first coordinates only."""
     return types.uint16(code, page, out, length, filled), _compare(_FIRST)
 

@@ -128,10 +128,8 @@ def _unpack_base64(_context: Any, source: Any, target: Any) -> Any:
             packed = _pack(builder, bits)
             wrong = builder.or_(wrong, builder.zext(unknown, _WORD))
             _store(builder, builder.add(arguments[1], arguments[1].type(at * 3 // 4)), packed)
-        for behind in (1, 2):  # of the last block's bytes, those behind the sketch
-            rest = builder.extract_element(packed, _WORD(_PACKED - behind))
-            wrong = builder.or_(wrong, builder.zext(rest, _WORD))
-        return wrong
+        rest = builder.extract_element(packed, _WORD(_PACKED - 2))  # the byte behind the sketch
+        return builder.or_(wrong, builder.zext(rest, _WORD))
 
     return types.uint32(source, target), generate
 

@@ -29,7 +29,9 @@ def page_of(seed: int, length: int, share: float, reach: int) -> tuple[Array, Ar
     memory = rng.integers(-128, 128, begin + length * ENTRY_BYTES + 40).astype(np.int8)
     page = memory[begin : begin + length * ENTRY_BYTES].reshape(ENTRY_BYTES, length)
     page[:, :filled] = rng.integers(1 - reach, reach, (ENTRY_BYTES, filled))
-    return rng.integers(1 - reach, reach, RING_SIZE).astype(np.int16), memory, begin, filled
+    code = rng.integers(1 - reach, reach, RING_SIZE).astype(np.int16)
+    page[:RING_SIZE, filled:] = code[:, None]  # as near as can be, but not there
+    return code, memory, begin, filled
 
 
 def squared_distances(code: Array, memory: Array, begin: int, length: int, filled: int) -> Array:
