@@ -231,7 +231,7 @@ class RiverTier:
         rows, event = np.empty(len(slots), np.int64), np.empty(len(slots), np.int64)
         counted = self._place_of, self._events, self._latest_ms, self._passed, self._learned_ms
         found = _count(slots, model, time_ms, features, *counted, rows, event)
-        rows = rows[:found].copy()
+        rows = rows[:found]
         return rows, _Waiting(slots[rows], model[rows], event[:found].copy(), features[rows])
 
     def _catch_up(self) -> None:
@@ -286,12 +286,11 @@ class RiverTier:
         rows, ordered = rows[order], ranks[order].tolist()
         found, first = np.unique(slots[rows], return_index=True)
         ends = [*first[1:].tolist(), len(rows)]
-        is_asked = asked[rows]
-        stops = is_asked.nonzero()[0].tolist() if is_asked.any() else []
+        stops = asked[rows].nonzero()[0][::-1].tolist()  # the next one stands last
         for slot, begin, end in zip(found.tolist(), first.tolist(), ends, strict=True):
             own, at = self._places[slot], begin
-            while stops and stops[0] < end:
-                last = stops.pop(0)
+            while stops and stops[-1] < end:
+                last = stops.pop()
                 own.add(ordered[at : last + 1])
                 at = last + 1
                 if event[rows[last]] >= SETTLED_EVENTS:
@@ -374,7 +373,7 @@ def _count(
             continue
         is_usable = False
         for k in range(features.shape[1]):
-            is_usable |= features[row, k] - features[row, k] == 0
+            is_usable |= np.isfinite(features[row, k])
         if not is_usable:
             continue
         place, number = place_of[slots[row]] if slots[row] < len(place_of) else _NONE, 0

@@ -189,6 +189,8 @@ def test_a_track_gives_what_its_parts_give_one_after_the_other() -> None:
 def test_a_track_counts_all_rows_and_looks_at_some() -> None:
     """As if the others had not come, but for the signals that count all."""
     batch, slots = make_batch(9, 600)
+    ones = np.ones(600, np.int32)  # of which a prompt that comes again is a hit
+    batch = replace(batch, max_tokens=ones, logit_bias_count=ones)
     rng = np.random.default_rng(9)
     own = np.flatnonzero(rng.random(600) < 0.8)
     places = np.flatnonzero(rng.random(len(own)) < 0.6)
@@ -196,8 +198,10 @@ def test_a_track_counts_all_rows_and_looks_at_some() -> None:
     part = Part(places, rows, slots[places], batch.time_ms[rows])
     assert {name for name, one in ALL_SIGNALS.items() if one.counts_all} == {"rate", "coverage"}
     found = Track(REFERENCE).advance(batch, own, slots, make_slabs(TRACK_FIELDS, KEYS), part)
-    alone = Track(REFERENCE).advance(batch, rows, part.slots, make_slabs(TRACK_FIELDS, KEYS))
-    every = Track(REFERENCE).advance(batch, own, slots, make_slabs(TRACK_FIELDS, KEYS))
+    alone, every = (
+        Track(REFERENCE).advance(batch.take(at), np.arange(len(at)), of, make_slabs(TRACK_FIELDS, KEYS))
+        for at, of in ((rows, part.slots), (own, slots))
+    )
     for s, statistic in enumerate(STATISTICS):
         expected = every.mean[places, s] if statistic.value.name == "rate" else alone.mean[:, s]
         np.testing.assert_array_equal(found.mean[:, s], expected, err_msg=statistic.name)
