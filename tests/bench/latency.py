@@ -1,12 +1,15 @@
 """From an event produced to the command that it causes, readable on its topic: a histogram at several loads.
 
     python tests/bench/latency.py --rate 20000 --rate 50000 --seconds 30
+    python tests/bench/latency.py --half-of-sustained
 
 Honest recorded events of many keys run at the given rate through a real worker that may act, in micro-batches
-of ten milliseconds, as serving processes send them; among them, fresh keys send recorded attacks, one message
-an event. A command names its alert, the alert the offset of the event that completed it, and the producer
-knows when it began to send that. Micro-batches are made before, so that the sender takes next to nothing.
-Some seconds of the first load go before and do not count: a broker is slow when it first writes to a topic.
+of ten milliseconds, as serving processes send them; among them, eight fresh keys at a time send recorded
+attacks, a micro-batch an event. A command names its alert, the alert the offset of the event that completed
+it, and the producer knows when it began to send that. Micro-batches are made before, so that the sender takes
+little. Some seconds of the first load go before and do not count: a broker is slow when it first writes to a
+topic. The sustained load is the highest at which commands still come within a second; it is looked for in
+steps of a quarter, and the broker and the sender have the same machine.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
@@ -38,7 +42,6 @@ import streams.samples
 from detectors.alert import Alert
 from detectors.batch import format_key_reference
 from sinks.records import Command
-from sinks.serving.event import encode_event
 from sinks.serving.formats import COLUMNS, FORMAT_HEADER, encode_columns
 from streams.cli import main as modelwarden
 from streams.localkafka import LocalKafka
@@ -50,12 +53,14 @@ if TYPE_CHECKING:
 
 HEADERS = [(FORMAT_HEADER, COLUMNS)]
 BUCKETS_MS = (10, 20, 30, 50, 100, 200, 500, 1000)
-EVENTS_OF_ATTACK, STEP_S = 60, 0.02
+ATTACKERS, EVENTS_OF_ATTACK, STEP_S = 8, 60, 0.02
 TICK_S, LINGER_S = 0.002, 0.010
 READY_S = 180
 WARM_UP_S = 5.0
 BACKGROUND = 100_000
 """Events that are made; they are sent again and again."""
+FIRST_RATE, RATE_RATIO, TRY_S, LATEST_MS = 100_000, 1.25, 10.0, 1000.0
+"""How the sustained load is looked for."""
 
 
 class Load(NamedTuple):
@@ -64,6 +69,12 @@ class Load(NamedTuple):
     wanted: int
     sent_per_s: float
     latencies_ms: list[float]
+
+    @property
+    def is_sustained(self) -> bool:
+        """Whether everything was sent in time, and answered."""
+        in_time = self.sent_per_s > 0.97 * self.wanted
+        return in_time and bool(self.latencies_ms) and max(self.latencies_ms) < LATEST_MS
 
 
 class MicroBatch(NamedTuple):
@@ -97,6 +108,7 @@ class Bench:
         self.sent_s: dict[tuple[int, int], float] = {}
         self.alerts: dict[str, tuple[int, int]] = {}
         self.commands: dict[str, float] = {}
+        self.attacks = [trace for trace in load_sample() if trace.attack == "uniform"]
         self.keys = 0
 
     def start_worker(self) -> subprocess.Popen[bytes]:
@@ -150,17 +162,17 @@ class Bench:
         else:
             self.commands.setdefault(msgspec.json.decode(value, type=Command).alert_id, now_s)
 
-    async def attack(self, producer: Any, until_s: float) -> None:
-        """Send one attack after the other, each by a fresh key."""
-        traces = [trace for trace in load_sample() if trace.attack == "uniform"]
+    async def attack(self, producer: Any, after_s: float, until_s: float) -> None:
+        """Wait, then send one attack after the other, each by a fresh key."""
+        await asyncio.sleep(after_s)
         while time.perf_counter() < until_s:
             self.keys += 1
             key = format_key_reference(0, 2**63 + self.keys, self.keys)
-            events = list(traces[self.keys % len(traces)].events(key))[:EVENTS_OF_ATTACK]
+            events = list(self.attacks[self.keys % len(self.attacks)].events(key))[:EVENTS_OF_ATTACK]
             for event in events:
                 start_s = time.perf_counter()
                 stored = await producer.send_and_wait(
-                    f"{self.prefix}events", encode_event(event), key=key.encode()
+                    f"{self.prefix}events", encode_columns([event]), key=key.encode(), headers=HEADERS
                 )
                 self.sent_s[stored.partition, stored.offset] = start_s
                 await asyncio.sleep(STEP_S)
@@ -172,7 +184,11 @@ class Bench:
         gc.freeze()  # else the sender pauses, now and then, to go through what it has made
         before = set(self.commands)
         start_s = time.perf_counter()
-        attacks = [asyncio.create_task(self.attack(producer, start_s + seconds)) for _ in range(8)]
+        apart_s = EVENTS_OF_ATTACK * STEP_S / ATTACKERS
+        attacks = [
+            asyncio.create_task(self.attack(producer, number * apart_s, start_s + seconds))
+            for number in range(ATTACKERS)
+        ]
         sent = 0
         while (now_s := time.perf_counter()) < start_s + seconds:
             while sent < (now_s - start_s) * rate:
@@ -182,9 +198,9 @@ class Bench:
                 )
                 sent += batch.events
             await asyncio.sleep(TICK_S)
+        took_s = time.perf_counter() - start_s
         await asyncio.gather(*attacks)
         await producer.flush()
-        took_s = time.perf_counter() - start_s
         await asyncio.sleep(3)
         fresh = {alert: at for alert, at in self.commands.items() if alert not in before}
         places = {alert: self.alerts.get(alert) for alert in fresh}
@@ -223,8 +239,20 @@ def show(loads: list[Load]) -> None:
     Console(width=140).print(table)
 
 
+async def find_sustained(bench: Bench, producer: Any) -> int:
+    """Return the highest load that the worker keeps up with."""
+    rate, sustained = FIRST_RATE, 0
+    while True:
+        load = await bench.run(rate, TRY_S, producer)
+        latest_ms = max(load.latencies_ms, default=float("nan"))
+        print(f"{load.sent_per_s:,.0f} events/s: latest after {latest_ms:.0f} ms", file=sys.stderr)
+        if not load.is_sustained:
+            return sustained
+        rate, sustained = round(rate * RATE_RATIO), rate
+
+
 async def measure(bench: Bench, rates: tuple[int, ...], seconds: float) -> list[Load]:
-    """Run every load in turn on one worker."""
+    """Run every load in turn on one worker; without any, half of what it sustains."""
     worker = bench.start_worker()
     producer = AIOKafkaProducer(bootstrap_servers=bench.brokers, linger_ms=2, max_batch_size=65_536)
     watches: list[asyncio.Task[None]] = []
@@ -232,7 +260,8 @@ async def measure(bench: Bench, rates: tuple[int, ...], seconds: float) -> list[
         await bench.wait_ready(worker)
         await producer.start()
         watches = [asyncio.create_task(bench.watch(name)) for name in ("alerts", "commands")]
-        await bench.run(rates[0], WARM_UP_S, producer)
+        await bench.run(rates[0] if rates else FIRST_RATE, WARM_UP_S, producer)
+        rates = rates or (await find_sustained(bench, producer) // 2,)
         loads = []
         for rate in rates:
             loads.append(await bench.run(rate, seconds, producer))
@@ -256,20 +285,20 @@ async def measure(bench: Bench, rates: tuple[int, ...], seconds: float) -> list[
     show_default=True,
     help="Events a second; may be given several times.",
 )
+@click.option("--half-of-sustained", "is_half", is_flag=True, help="Find the highest load, and measure half.")
 @click.option("--seconds", default=30.0, show_default=True, help="Of each load.")
-def main(rates: tuple[int, ...], seconds: float) -> None:
+def main(rates: tuple[int, ...], *, is_half: bool, seconds: float) -> None:
     """Measure from an event produced to its command readable."""
     given = os.environ.get("MODELWARDEN_KAFKA")
-    node = (
-        None if given else LocalKafka(Path("run/bench-kafka"), tell=lambda line: print(line, file=sys.stderr))
-    )
-    try:
-        brokers = given or (node.start() if node else "")
-        with tempfile.TemporaryDirectory() as folder:
-            show(asyncio.run(measure(Bench(brokers, Path(folder)), rates, seconds)))
-    finally:
-        if node is not None:
-            node.stop()
+    # Gigabytes of events: they go when this ends.
+    with tempfile.TemporaryDirectory() as folder:
+        node = None if given else LocalKafka(Path(folder) / "kafka", tell=partial(print, file=sys.stderr))
+        try:
+            brokers = given or (node.start() if node else "")
+            show(asyncio.run(measure(Bench(brokers, Path(folder)), () if is_half else rates, seconds)))
+        finally:
+            if node is not None:
+                node.stop()
 
 
 if __name__ == "__main__":

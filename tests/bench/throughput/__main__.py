@@ -14,8 +14,10 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
@@ -32,9 +34,9 @@ from bench_traffic import FORMATS, fill_topics
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 TIMEOUT_S = 240
-BENCH_PYTHON = Path(".venv-bench/bin/python")
+BENCH_PYTHON = Path(".venv-bench/bin/python").absolute()
 
 
 class Case(NamedTuple):
@@ -70,7 +72,7 @@ class Figures(NamedTuple):
 
 
 def run_case(case: Case, brokers: str, prefix: str, events: int) -> Figures | str:
-    """Run a case in a process of its own; return its figures, or what went wrong."""
+    """Run a case in a process and a directory of its own; return its figures, or what went wrong."""
     if case.name in OURS:
         what = "decode" if case.name.endswith("-decode") else "detect"
         command = [sys.executable, str(HERE / "ours.py"), what, brokers, prefix, str(events)]
@@ -78,7 +80,10 @@ def run_case(case: Case, brokers: str, prefix: str, events: int) -> Figures | st
         python = str(BENCH_PYTHON) if BENCH_PYTHON.exists() else sys.executable
         command = [python, str(HERE / "others.py"), case.name, brokers, f"{prefix}events", str(events)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        with tempfile.TemporaryDirectory() as folder:  # Faust and Quix Streams keep files where they are run
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
     except subprocess.TimeoutExpired:
         return f"no figures after {TIMEOUT_S} s"
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"events"')]
@@ -94,11 +99,12 @@ def broker() -> Iterator[str]:
     if given:
         yield given
         return
-    node = LocalKafka(Path("run/bench-kafka"), tell=lambda line: print(line, file=sys.stderr))
-    try:
-        yield node.start()
-    finally:
-        node.stop()
+    with tempfile.TemporaryDirectory() as folder:
+        node = LocalKafka(Path(folder) / "kafka", tell=partial(print, file=sys.stderr))
+        try:
+            yield node.start()
+        finally:
+            node.stop()
 
 
 def show(console: Console, found: dict[str, list[Figures]], failed: dict[str, str]) -> None:
