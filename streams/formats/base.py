@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import msgspec
+from msgspec.inspect import FloatType, IntType, StructType, UnionType, type_info
 
-from sinks.records import Reason
+from sinks.records import Reason, ServingEvent
 from streams.bus.base import Message  # noqa: TC001 - same
 
 MAX_MESSAGE_BYTES = 1_048_576
@@ -15,6 +17,22 @@ EARLIEST_MS = 946_684_800_000
 """2000-01-01T00:00:00Z."""
 _LATEST_MS = 253_402_300_799_999
 """The end of the year 9999, as in `sinks.records.TimeMs`."""
+
+
+def _largest() -> dict[str, float]:
+    """Read the limits of numbers from the record's own types, where they stand for all languages."""
+    event = cast("StructType", type_info(ServingEvent))
+    found: dict[str, float] = {}
+    for field in event.fields:
+        kinds = field.type.types if isinstance(field.type, UnionType) else (field.type,)
+        for kind in kinds:
+            if isinstance(kind, IntType | FloatType) and kind.le is not None:
+                found[field.name] = kind.le
+    return found
+
+
+LARGEST = _largest()
+"""By field of `ServingEvent`, the largest number that it may hold."""
 
 Fault = tuple[Reason, str]
 """Why an event is refused: the reason, and the path to the field with the form expected there."""

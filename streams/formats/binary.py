@@ -16,7 +16,7 @@ from detectors.batch import ABSENT, SKETCH_SIZE, EventBatch
 from detectors.kernelcache import njit
 from sinks.records import NAME_FORM
 from sinks.serving.formats import FLOATS, INTEGERS, NAMES, SKETCHES
-from streams.formats.base import EARLIEST_MS, Fault, Limits, Rejection
+from streams.formats.base import EARLIEST_MS, LARGEST, Fault, Limits, Rejection
 from streams.formats.batches import Decoded
 from streams.formats.careful import WIRE_NAMES
 from streams.formats.names import renumber
@@ -30,16 +30,9 @@ if TYPE_CHECKING:
 BAD_NAME, NO_NAME = -2, -3
 """Stand in a column of names for one that is not of a name's form, and for an index that points nowhere."""
 _NAME = re.compile(NAME_FORM)
-_LIMITS = {
-    "predicted_class": 1_000_000,
-    "top1": 1.0,
-    "margin": 1.0,
-    "entropy_nats": 100.0,
-    "temperature": 100.0,
-}
 _INT63 = np.uint64(2**63 - 1)
-_MOST_INTEGER = np.array([min(_LIMITS.get(name, 2**31 - 1), 2**31 - 1) for name in INTEGERS], np.int32)
-_MOST_FLOAT = np.array([_LIMITS[name] for name in FLOATS], np.float32)
+_MOST_INTEGER = np.array([LARGEST[name] for name in INTEGERS], np.int32)
+_MOST_FLOAT = np.array([LARGEST[name] for name in FLOATS], np.float32)
 
 
 class EventColumns:
@@ -114,16 +107,16 @@ class EventColumns:
             yield self.names[at] == NO_NAME, ("wrong_value", index)
         for at, name in enumerate(INTEGERS):
             bad = self.integers[at] < ABSENT
-            bad |= self.integers[at] > _LIMITS.get(name, 2**31)
+            bad |= self.integers[at] > LARGEST[name]
             yield (
                 bad,
                 ("wrong_value", f".{WIRE_NAMES[name]}: expected -1 (absent) or a count within its limit"),
             )
         for at, name in enumerate(FLOATS):
-            bad = (self.floats[at] < 0) | (self.floats[at] > _LIMITS[name])
+            bad = (self.floats[at] < 0) | (self.floats[at] > LARGEST[name])
             yield (
                 bad,
-                ("wrong_value", f".{WIRE_NAMES[name]}: expected 0 to {_LIMITS[name]:g}, or NaN (absent)"),
+                ("wrong_value", f".{WIRE_NAMES[name]}: expected 0 to {LARGEST[name]:g}, or NaN (absent)"),
             )
         yield self.prefix_hash > _INT63, ("wrong_value", ".prefix_hash: expected at most 63 bits")
         for at, name in enumerate(SKETCHES):

@@ -19,6 +19,7 @@ import numpy as np
 
 from detectors.batch import ABSENT, KEY_REFERENCE, SKETCH_SIZE, EventBatch, build_batch
 from sinks.records import NAME_FORM, ServingEvent
+from sinks.serving.formats import FLOATS, INTEGERS
 from streams.formats.base import EARLIEST_MS, Fault, Limits, Rejection, size_fault
 
 if TYPE_CHECKING:
@@ -58,19 +59,9 @@ class _Schema(msgspec.Struct):
 _decode = msgspec.json.Decoder(_WireEvent).decode
 _BAD_JSON = (msgspec.DecodeError, UnicodeError, RecursionError)
 _NAME = re.compile(NAME_FORM)
-_INTEGERS = (
-    "predicted_class",
-    "prompt_tokens",
-    "completion_tokens",
-    "max_tokens",
-    "top_logprobs",
-    "logit_bias_count",
-    "choice_count",
-)
 WIRE_NAMES = {field.name: field.encode_name for field in _FIELDS}
 """Of the fields of an event, as they stand in JSON."""
 _SKETCH_CHARS = 88
-_FLOATS = ("top1", "margin", "entropy_nats", "temperature")
 
 
 def read_events(
@@ -129,7 +120,7 @@ def _build(
             faults |= bad
     if faults:
         return None, faults
-    for field in (*_INTEGERS, *_FLOATS, "prefix_hash"):
+    for field in (*INTEGERS, *FLOATS, "prefix_hash"):
         if raw[field].count(None) < len(events):
             columns[field] = _read_numbers(raw[field], field)
     return build_batch(**columns, topic=topic), {}
@@ -213,7 +204,7 @@ def _decode_sketches(texts: list[str]) -> NDArray[np.float32] | None:
 
 
 def _read_numbers(column: Sequence[Any], field: str) -> NDArray[Any]:
-    if field in _FLOATS:
+    if field in FLOATS:
         return np.array(column, np.float32)  # None becomes NaN
     absent, dtype = (0, np.uint64) if field == "prefix_hash" else (ABSENT, np.int32)
     return np.array([absent if value is None else value for value in column], dtype)

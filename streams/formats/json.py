@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detectors.batch import EventBatch
+from sinks.serving.formats import FLOATS, INTEGERS, NAMES, SKETCHES
 from streams.formats.base import EARLIEST_MS
 from streams.formats.batches import Decoded, join_decoded
 from streams.formats.careful import read_events
-from streams.formats.jsonscan import FLOATS, INTEGERS, NAMES, SKETCHES, Scanned, scan_json
+from streams.formats.jsonscan import Scanned, scan_json
 from streams.formats.names import intern_names
 from streams.formats.sketches import decode_base64_sketches
 from streams.recordblock import OFFSET, PARTITION, VALUE_SIZE, VALUE_START, RecordBlock

@@ -20,6 +20,8 @@ import numpy as np
 from detectors.batch import ABSENT
 from detectors.kernelcache import njit
 from sinks.records import ServingEvent
+from sinks.serving.formats import FLOATS, INTEGERS, NAMES, SKETCHES
+from streams.formats.base import LARGEST
 from streams.formats.jsonnumbers import (
     MAX_DIGITS,
     POWERS,
@@ -43,29 +45,14 @@ from streams.formats.words import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-INTEGERS = (
-    "predicted_class",
-    "prompt_tokens",
-    "completion_tokens",
-    "max_tokens",
-    "top_logprobs",
-    "logit_bias_count",
-    "choice_count",
-)
-FLOATS = ("top1", "margin", "entropy_nats", "temperature")
-NAMES = ("model", "tenant", "plan")
-SKETCHES = ("input_sketch", "embedding_sketch")
-
 _SCHEMA, _TIME, _KEY, _PREFIX, _INTEGER, _FLOAT, _NAME, _SKETCH = range(8)
 _KINDS = {"schema": _SCHEMA, "time_ms": _TIME, "key": _KEY, "prefix_hash": _PREFIX}
 _GROUPS = ((_INTEGER, INTEGERS), (_FLOAT, FLOATS), (_NAME, NAMES), (_SKETCH, SKETCHES))
 _KINDS |= {name: kind for kind, names in _GROUPS for name in names}
 _PLACES = {name: place for _, names in _GROUPS for place, name in enumerate(names)}
-_LIMITS = {"predicted_class": 1_000_000, "top1": 1, "margin": 1, "entropy_nats": 100, "temperature": 100}
 _STAGGER = 16
 """Added to the length of columns that are written side by side: at distances of a power of two they would all
 fall into the same few lines of the cache."""
-_MAX_INT32 = 2**31 - 1
 _WORDS = 4
 _NULL = np.uint64(int.from_bytes(b"null", "little"))
 _QUOTES, _BACKSLASHES, _DELETES = (np.uint64(byte) * ONES for byte in (0x22, 0x5C, 0x7F))
@@ -83,7 +70,7 @@ def _fields() -> NDArray[np.int64]:
     for field in msgspec.structs.fields(ServingEvent):
         text = field.encode_name.encode() + b'"'
         words = np.frombuffer(text.ljust(8 * _WORDS, b"\0"), "<i8").tolist()
-        place, limit = _PLACES.get(field.name, 0), _LIMITS.get(field.name, _MAX_INT32)
+        place, limit = _PLACES.get(field.name, 0), LARGEST.get(field.name, 0)
         rows.append([*words, len(text), _KINDS[field.name], place, limit, int(field.default is None)])
     return np.array(rows, np.int64)
 
