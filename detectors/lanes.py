@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 
 from detectors.batch import SKETCH_SIZE
 from detectors.kernelcache import njit
+from detectors.vectors import constant, load, repeat, store, vector_function
 
 if TYPE_CHECKING:
     from detectors.base import Array
@@ -94,17 +95,16 @@ def _turn_rows(_context: Any, rows: Any, centres: Any, target: Any) -> Any:
         word, number = ir.IntType(64), ir.VectorType(ir.FloatType(), _SQUARE)
 
         def place(address: Any, offset: int) -> Any:
-            moved = builder.add(address, word(_NUMBER_BYTES * offset))
-            return builder.inttoptr(moved, number.as_pointer())
+            return builder.add(address, word(_NUMBER_BYTES * offset))
 
         begins = [[builder.extract_value(one, k) for k in range(_SQUARE)] for one in arguments[:2]]
         for column in range(0, SKETCH_SIZE, _SQUARE):
             square = []
             for row, centre in zip(*begins, strict=True):
-                values, point = (builder.load(place(at, column), align=4) for at in (row, centre))
+                values, point = (load(builder, place(at, column), number, align=4) for at in (row, centre))
                 square.append(builder.fsub(values, point))
             for k, turned in enumerate(_turn_square(builder, square)):
-                builder.store(turned, place(arguments[2], LANES * (column + k)), align=4)
+                store(builder, place(arguments[2], LANES * (column + k)), turned, align=4)
         return _context.get_dummy_value()
 
     return types.void(rows, centres, target), generate
@@ -146,8 +146,7 @@ def _project_block(
         lanes, begin, matrix, k, first, out, at = arguments
         number, word = ir.FloatType(), begin.type
         block = ir.VectorType(number, BLOCK)
-        kind = ir.FunctionType(block, [block] * 3)
-        multiply_add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{BLOCK}f32")
+        multiply_add = vector_function(builder, "fmuladd", block, count=3)
 
         def place(kind: Any, array: Any, row: Any, column: Any) -> Any:
             made = context.make_array(kind)(context, builder, array)
@@ -157,14 +156,12 @@ def _project_block(
         def as_block(pointer: Any) -> Any:
             return builder.bitcast(pointer, block.as_pointer())
 
-        sums = [cgutils.alloca_once_value(builder, block([0.0] * BLOCK)) for _ in range(TOGETHER)]
+        sums = [cgutils.alloca_once_value(builder, constant(block, 0.0)) for _ in range(TOGETHER)]
         with cgutils.for_range(builder, word(SKETCH_SIZE), start=first, intp=word) as loop:
             values = builder.load(as_block(place(signature.args[0], lanes, loop.index, begin)), align=4)
             for column, total in enumerate(sums):
                 own = place(signature.args[2], matrix, loop.index, builder.add(k, word(column)))
-                one = builder.insert_element(block(ir.Undefined), builder.load(own), ir.IntType(32)(0))
-                spread = ir.Constant(ir.VectorType(ir.IntType(32), BLOCK), [0] * BLOCK)
-                many = builder.shuffle_vector(one, block(ir.Undefined), spread)
+                many = repeat(builder, builder.load(own), block)
                 builder.store(builder.call(multiply_add, [many, values, builder.load(total)]), total)
         for column, total in enumerate(sums):
             pointer = as_block(place(signature.args[5], out, word(column), at))

@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 
 from detectors.kernelcache import njit
 from detectors.pages import LENGTHS
+from detectors.vectors import constant, load, repeat, store, vector_function
 
 if TYPE_CHECKING:
     from detectors.base import Array
@@ -122,11 +123,11 @@ def _least_first(_context: Any, code: Any, page: Any, out: Any, length: Any, fil
 def _compare(coordinates: int) -> Any:
     """Return what generates `_least_short`, for so many coordinates."""
     word, lanes = ir.IntType(64), ir.VectorType(ir.IntType(16), _AT_ONCE)
-    none = ir.Constant(lanes, [_SHORT_LIMIT] * _AT_ONCE)
+    none = constant(lanes, _SHORT_LIMIT)
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         code, page, out, length, filled = arguments
-        add, least_of = (_vector_function(builder, name, lanes) for name in ("uadd.sat", "umin"))
+        add, least_of = (vector_function(builder, name, lanes) for name in ("uadd.sat", "umin"))
         own = [_spread(builder, code, k, lanes) for k in range(coordinates)]
         rows = [builder.add(page, builder.mul(length, word(k))) for k in range(coordinates)]
         least = cgutils.alloca_once_value(builder, none)
@@ -139,7 +140,7 @@ def _compare(coordinates: int) -> Any:
                 pairs = zip(sums[::2], sums[1::2], strict=False)
                 sums = [builder.call(add, pair) for pair in pairs] + sums[len(sums) // 2 * 2 :]
             place = builder.add(out, builder.mul(first, word(2)))
-            builder.store(sums[0], builder.inttoptr(place, lanes.as_pointer()), align=2)
+            store(builder, place, sums[0], align=2)
             return sums[0]
 
         def keep(found: Any) -> None:
@@ -152,7 +153,7 @@ def _compare(coordinates: int) -> Any:
         rest = builder.trunc(builder.sub(filled, first), lanes.element)
         with builder.if_then(builder.icmp_unsigned(">", rest, lanes.element(0))):
             place = ir.Constant(lanes, list(range(_AT_ONCE)))
-            is_filled = builder.icmp_unsigned("<", place, _repeat(builder, rest, lanes))
+            is_filled = builder.icmp_unsigned("<", place, repeat(builder, rest, lanes))
             keep(builder.select(is_filled, compare(first), none))
         return _least_lane(builder, builder.load(least))
 
@@ -162,27 +163,15 @@ def _compare(coordinates: int) -> Any:
 def _squares(builder: Any, place: Any, own: Any) -> Any:
     """Return the squares of the differences between a coordinate of a code and those at a place."""
     entries = ir.VectorType(ir.IntType(8), _AT_ONCE)
-    values = builder.load(builder.inttoptr(place, entries.as_pointer()), align=1)
+    values = load(builder, place, entries)
     apart = builder.sub(builder.sext(values, own.type), own)
     return builder.mul(apart, apart)
 
 
 def _spread(builder: Any, code: Any, k: int, lanes: Any) -> Any:
     """Return a coordinate of a code in every lane."""
-    place = builder.inttoptr(builder.add(code, code.type(2 * k)), lanes.element.as_pointer())
-    return _repeat(builder, builder.load(place, align=2), lanes)
-
-
-def _repeat(builder: Any, value: Any, lanes: Any) -> Any:
-    one = builder.insert_element(lanes(ir.Undefined), value, ir.IntType(32)(0))
-    every = ir.Constant(ir.VectorType(ir.IntType(32), _AT_ONCE), [0] * _AT_ONCE)
-    return builder.shuffle_vector(one, lanes(ir.Undefined), every)
-
-
-def _vector_function(builder: Any, name: str, lanes: Any) -> Any:
-    """Return an operation of LLVM on two vectors (its language reference, "Intrinsic Functions")."""
-    kind = ir.FunctionType(lanes, [lanes, lanes])
-    return cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{_AT_ONCE}i16")
+    own = load(builder, builder.add(code, code.type(2 * k)), lanes.element, align=2)
+    return repeat(builder, own, lanes)
 
 
 def _least_lane(builder: Any, values: Any) -> Any:

@@ -1,8 +1,7 @@
 """Sketches on the wire to float32: 32 little-endian float16, plain or as base64.
 
 Both are read with vectors, a sketch in a few dozen instructions: written as loops over bytes, base64 took a
-twelfth of all that an event costs. Vectors of LLVM are the same on every machine (its language reference,
-"Vector Type"); the compiler splits them into what the machine has.
+twelfth of all that an event costs.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from numba.extending import intrinsic
 
 from detectors.batch import SKETCH_SIZE
 from detectors.kernelcache import njit
+from detectors.vectors import constant, load, store
 from streams.formats.words import load8
 
 if TYPE_CHECKING:
@@ -97,14 +97,14 @@ def _widen(_context: Any, source: Any, target: Any) -> Any:
     short, word, number = (ir.VectorType(one, SKETCH_SIZE) for one in (ir.IntType(16), _WORD, ir.FloatType()))
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        halves = _load(builder, arguments[0], short)
+        halves = load(builder, arguments[0], short)
         words = builder.zext(halves, word)
-        magnitude = builder.shl(builder.and_(words, _each(word, 0x7FFF)), _each(word, 13))
-        scaled = builder.fmul(builder.bitcast(magnitude, number), _each(number, _BIAS))
-        sign = builder.shl(builder.and_(words, _each(word, 0x8000)), _each(word, 16))
-        _store(builder, arguments[1], builder.or_(builder.bitcast(scaled, word), sign))
-        exponent = builder.and_(halves, _each(short, 0x7C00))
-        return builder.bitcast(builder.icmp_unsigned("==", exponent, _each(short, 0x7C00)), _WORD)
+        magnitude = builder.shl(builder.and_(words, constant(word, 0x7FFF)), constant(word, 13))
+        scaled = builder.fmul(builder.bitcast(magnitude, number), constant(number, _BIAS))
+        sign = builder.shl(builder.and_(words, constant(word, 0x8000)), constant(word, 16))
+        store(builder, arguments[1], builder.or_(builder.bitcast(scaled, word), sign))
+        exponent = builder.and_(halves, constant(short, 0x7C00))
+        return builder.bitcast(builder.icmp_unsigned("==", exponent, constant(short, 0x7C00)), _WORD)
 
     return types.uint32(source, target), generate
 
@@ -119,7 +119,7 @@ def _unpack_base64(_context: Any, source: Any, target: Any) -> Any:
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         wrong = ir.Constant(_WORD, 0)
         for at in _BLOCKS_AT:
-            text = _load(builder, builder.add(arguments[0], arguments[0].type(at)), _TEXT)
+            text = load(builder, builder.add(arguments[0], arguments[0].type(at)), _TEXT)
             if at == _BLOCKS_AT[-1]:
                 is_padded, text = _without_padding(builder, text)
                 wrong = builder.or_(wrong, builder.zext(builder.not_(is_padded), _WORD))
@@ -127,7 +127,7 @@ def _unpack_base64(_context: Any, source: Any, target: Any) -> Any:
             unknown = builder.bitcast(builder.not_(is_known), ir.IntType(_BLOCK))
             packed = _pack(builder, bits)
             wrong = builder.or_(wrong, builder.zext(unknown, _WORD))
-            _store(builder, builder.add(arguments[1], arguments[1].type(at * 3 // 4)), packed)
+            store(builder, builder.add(arguments[1], arguments[1].type(at * 3 // 4)), packed)
         rest = builder.extract_element(packed, _WORD(_PACKED - 2))  # the byte behind the sketch
         return builder.or_(wrong, builder.zext(rest, _WORD))
 
@@ -146,11 +146,11 @@ def _without_padding(builder: Any, text: Any) -> tuple[Any, Any]:
 
 def _six_bits(builder: Any, text: Any) -> tuple[Any, Any]:
     """Return what each character stands for, and whether it is one of the alphabet."""
-    value, is_known = _each(_TEXT, 0), ir.Constant(ir.VectorType(ir.IntType(1), _BLOCK), [0] * _BLOCK)
+    value, is_known = constant(_TEXT, 0), ir.Constant(ir.VectorType(ir.IntType(1), _BLOCK), [0] * _BLOCK)
     for first, count, base in (("A", 26, 0), ("a", 26, 26), ("0", 10, 52), ("+", 1, 62), ("/", 1, 63)):
-        place = builder.sub(text, _each(_TEXT, ord(first)))
-        is_here = builder.icmp_unsigned("<", place, _each(_TEXT, count))
-        value = builder.select(is_here, builder.add(place, _each(_TEXT, base)), value)
+        place = builder.sub(text, constant(_TEXT, ord(first)))
+        is_here = builder.icmp_unsigned("<", place, constant(_TEXT, count))
+        value = builder.select(is_here, builder.add(place, constant(_TEXT, base)), value)
         is_known = builder.or_(is_known, is_here)
     return value, is_known
 
@@ -158,24 +158,11 @@ def _six_bits(builder: Any, text: Any) -> tuple[Any, Any]:
 def _pack(builder: Any, bits: Any) -> Any:
     """Return the bytes that six bits each make, first those that mean something."""
     four = builder.bitcast(bits, _GROUPS)
-    packed = builder.lshr(four, _each(_GROUPS, 24))
+    packed = builder.lshr(four, constant(_GROUPS, 24))
     for shift, mask in ((18, 0xFC0000), (4, 0x3F000), (-10, 0xFC0)):
         move = builder.shl if shift > 0 else builder.lshr
-        part = builder.and_(move(four, _each(_GROUPS, abs(shift))), _each(_GROUPS, mask))
+        part = builder.and_(move(four, constant(_GROUPS, abs(shift))), constant(_GROUPS, mask))
         packed = builder.or_(packed, part)
     order = [4 * group + place for group in range(_BLOCK // 4) for place in (2, 1, 0)]
     chosen = ir.Constant(ir.VectorType(_WORD, _BLOCK), order + [0] * (_BLOCK - len(order)))
     return builder.shuffle_vector(builder.bitcast(packed, _TEXT), _TEXT(ir.Undefined), chosen)
-
-
-def _each(kind: Any, value: float) -> Any:
-    """Return a vector of one value."""
-    return ir.Constant(kind, [value] * kind.count)
-
-
-def _load(builder: Any, address: Any, kind: Any) -> Any:
-    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
-
-
-def _store(builder: Any, address: Any, value: Any) -> None:
-    builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=1)
