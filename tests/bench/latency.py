@@ -8,8 +8,11 @@ of ten milliseconds, as serving processes send them; among them, eight fresh key
 attacks, a micro-batch an event. A command names its alert, the alert the offset of the event that completed
 it, and the producer knows when it began to send that. Micro-batches are made before, so that the sender takes
 little. Some seconds of the first load go before and do not count: a broker is slow when it first writes to a
-topic. The sustained load is the highest at which commands still come within a second; it is looked for in
-steps of a quarter, and the broker and the sender have the same machine.
+topic.
+
+The sustained load is the highest at which nine of ten commands still come within a second; it is looked for
+in steps of a quarter, with the broker and the sender on the same machine. The broker of so high a load waits
+for its disk, unless TMPDIR is in memory.
 """
 
 from __future__ import annotations
@@ -72,9 +75,14 @@ class Load(NamedTuple):
 
     @property
     def is_sustained(self) -> bool:
-        """Whether everything was sent in time, and answered."""
+        """Whether everything was sent in time, and nine of ten commands came in time."""
         in_time = self.sent_per_s > 0.97 * self.wanted
-        return in_time and bool(self.latencies_ms) and max(self.latencies_ms) < LATEST_MS
+        return in_time and bool(self.latencies_ms) and self.p90_ms < LATEST_MS
+
+    @property
+    def p90_ms(self) -> float:
+        """What nine of ten commands took at most."""
+        return float(np.percentile(self.latencies_ms, 90)) if self.latencies_ms else float("nan")
 
 
 class MicroBatch(NamedTuple):
@@ -244,8 +252,7 @@ async def find_sustained(bench: Bench, producer: Any) -> int:
     rate, sustained = FIRST_RATE, 0
     while True:
         load = await bench.run(rate, TRY_S, producer)
-        latest_ms = max(load.latencies_ms, default=float("nan"))
-        print(f"{load.sent_per_s:,.0f} events/s: latest after {latest_ms:.0f} ms", file=sys.stderr)
+        print(f"{load.sent_per_s:,.0f} events/s: nine of ten within {load.p90_ms:.0f} ms", file=sys.stderr)
         if not load.is_sustained:
             return sustained
         rate, sustained = round(rate * RATE_RATIO), rate
