@@ -253,6 +253,8 @@ async def find_sustained(bench: Bench, producer: Any) -> int:
     while True:
         load = await bench.run(rate, TRY_S, producer)
         print(f"{load.sent_per_s:,.0f} events/s: nine of ten within {load.p90_ms:.0f} ms", file=sys.stderr)
+        if not load.is_sustained and not sustained:
+            raise click.ClickException(f"not even {rate:,} events a second are sustained here: give --rate")
         if not load.is_sustained:
             return sustained
         rate, sustained = round(rate * RATE_RATIO), rate
