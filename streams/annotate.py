@@ -6,7 +6,8 @@ are read stands in the spool, so there is no consumer group and nothing is read 
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +15,7 @@ import structlog
 
 from detectors.alert import Alert
 from sinks.grafana.annotation import of_alert, of_command, of_policy
-from sinks.grafana.spool import Spool
+from sinks.grafana.spool import Spool, spool_errors
 from sinks.grafana.writer import AnnotationWriter, CountReporter
 from sinks.records import Command
 from streams.bus.base import BusError
@@ -75,38 +76,43 @@ def follow_topics(bus: Bus, settings: Settings, spool: Spool, companion: Compani
 
 
 def write_spool(client: GrafanaClient, path: Path, companion: Companion) -> None:
-    """Write what waits to Grafana, until the companion is stopped; whatever Grafana does."""
+    """Write what waits to Grafana, whatever it does, until the companion is stopped. Raises SpoolError."""
     clock = SystemClock()
-    spool = Spool(path)
-    writer = AnnotationWriter(
-        client, spool, companion.instruments, now_ms=clock.now_ms, monotonic_s=clock.monotonic_s
-    )
-    reporter = CountReporter(spool, companion.instruments)
-    probe_at_s = 0.0
-    while not companion.stopped.is_set():
-        companion.health.beat()
-        if clock.monotonic_s() >= probe_at_s:
-            writer.probe()
-            probe_at_s = clock.monotonic_s() + PROBE_S
-        wait_s = writer.step()
-        reporter.report(clock.now_ms())
-        companion.stopped.wait(min(wait_s, PROBE_S))
-    spool.close()
+    with closing(Spool(path)) as spool, spool_errors(path):
+        writer = AnnotationWriter(
+            client, spool, companion.instruments, now_ms=clock.now_ms, monotonic_s=clock.monotonic_s
+        )
+        reporter = CountReporter(spool, companion.instruments)
+        probe_at_s = 0.0
+        while not companion.stopped.is_set():
+            companion.health.beat()
+            if clock.monotonic_s() >= probe_at_s:
+                writer.probe()
+                probe_at_s = clock.monotonic_s() + PROBE_S
+            wait_s = writer.step()
+            reporter.report(clock.now_ms())
+            companion.stopped.wait(min(wait_s, PROBE_S))
 
 
 def run(bus: Bus, settings: Settings, client: GrafanaClient, path: Path, companion: Companion) -> None:
-    """Run both threads until the companion is stopped; a broker that is away is tried again for ever."""
-    writing = threading.Thread(target=write_spool, args=(client, path, companion), name="writer")
-    writing.start()
-    spool = Spool(path)
-    try:
-        while not companion.stopped.is_set():
-            try:
-                follow_topics(bus, settings, spool, companion)
-            except BusError as error:
-                _log.warning("broker_away", error=str(error))
-                companion.stopped.wait(RETRY_S)
-    finally:
-        companion.stopped.set()
-        writing.join()
-        spool.close()
+    """Run both threads until the companion is stopped; a broker that is away is tried again for ever.
+
+    Raises
+    ------
+    SpoolError
+        If the disk refuses either thread; both have ended then.
+    """
+    # The file is made before the writer opens it too: two threads that make it at once find it locked.
+    with closing(Spool(path)) as spool, ThreadPoolExecutor(1, "writer") as pool, spool_errors(path):
+        writing = pool.submit(write_spool, client, path, companion)
+        writing.add_done_callback(lambda _: companion.stopped.set())
+        try:
+            while not companion.stopped.is_set():
+                try:
+                    follow_topics(bus, settings, spool, companion)
+                except BusError as error:
+                    _log.warning("broker_away", error=str(error))
+                    companion.stopped.wait(RETRY_S)
+        finally:
+            companion.stopped.set()
+        writing.result()

@@ -4,7 +4,8 @@ One SQLite file. What is read and how far it is read become durable in one trans
 nothing and spools nothing twice. Every annotation that is offered ends as written, coalesced or dropped, and
 `counts` says how many of each, over all restarts.
 
-Not thread-safe; a thread opens its own.
+Not thread-safe; a thread opens its own, but only after another has made the file: two that make it at once
+find it locked.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from sinks.errors import ModelwardenError
 from sinks.grafana.annotation import Annotation, summarise
 
 if TYPE_CHECKING:
@@ -42,6 +44,20 @@ CREATE TABLE IF NOT EXISTS counts (what TEXT, label TEXT, n INTEGER, PRIMARY KEY
 """
 
 
+class SpoolError(ModelwardenError):
+    """The spool's file cannot be used."""
+
+
+@contextmanager
+def spool_errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises within a `with` block into SpoolError."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        do = "Free space or choose another file; what Grafana has not got yet waits in it"
+        raise SpoolError(f"spool {path}", str(error), do) from error
+
+
 class Waiting(msgspec.Struct, frozen=True):
     """One annotation that waits."""
 
@@ -66,14 +82,17 @@ class Spool:
 
     Raises
     ------
+    SpoolError
+        If the file cannot be opened.
     sqlite3.Error
-        Here and everywhere, if the disk refuses.
+        Everywhere else, if the disk refuses; callers have `spool_errors` around what they do.
     """
 
     def __init__(self, path: Path, *, most: int = 100_000, oldest_ms: int = 86_400_000) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
-        self._db.executescript(_SCHEMA)
+        with spool_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
+            self._db.executescript(_SCHEMA)
         self._most = most
         self._oldest_ms = oldest_ms
 
@@ -194,7 +213,8 @@ class Spool:
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # SQLite ends it itself where the disk is full
+                self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 

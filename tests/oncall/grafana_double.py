@@ -68,7 +68,7 @@ class GrafanaDouble:
 
         self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
-        started.wait(10)
+        assert started.wait(10), f"nothing listens at port {self.port}"
         return self
 
     def restart(self) -> None:

@@ -192,10 +192,11 @@ class Stack:
         deadline_s = time.monotonic() + timeout_s
         while not what():
             if time.monotonic() > deadline_s:
-                raise AssertionError(f"{why}\n{self._state()}")
+                raise AssertionError(f"{why}\n{self.state()}")
             time.sleep(0.2)
 
-    def _state(self) -> str:
+    def state(self) -> str:
+        """What was notified, and the end of each log: for whoever reads that a test failed."""
         lines = [f"{n.status} {n.labels['alertname']} -> {n.receiver}" for n in self.notifications]
         for name in self.processes:
             lines += [f"--- {name}", *(self.folder / f"{name}.log").read_text().splitlines()[-6:]]

@@ -51,9 +51,11 @@ def stack(kafka_broker: str, tmp_path: Path) -> Iterator[Stack]:
         )
         pytest.fail(said) if os.environ.get("CI") else pytest.skip(said)
     made = Stack(tmp_path, kafka_broker, DIVISOR)
-    made.start()
-    yield made
-    made.stop()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
 
 
 class Traffic:
@@ -127,7 +129,7 @@ def check_healthy(stack: Stack) -> None:
     stack.wait(lambda: stack.query("modelwarden_canary_rounds_total{outcome='caught'} > 0"), 60, "no canary")
     time.sleep(HEALTHY_S)
     called = {n.labels["alertname"] for n in stack.notifications if n.receiver != "heartbeat"}
-    assert called == set(), "nobody may be called while all is well"
+    assert called == set(), f"nobody may be called while all is well\n{stack.state()}"
     assert stack.told("Watchdog"), "the heartbeat is what shows that a call would arrive"
     assert stack.query("sum(modelwarden_events_total) > 0")
     for name in ("worker", "annotate", "canary"):
