@@ -71,6 +71,10 @@ class ReconcileLoop:
         self.follower.start()
         self._audit.start()
 
+    def check(self) -> None:
+        """Raise what has ended the reading, if it ended by itself."""
+        self.follower.check()
+
     def stop(self) -> None:
         """End."""
         self._audit.stop()

@@ -202,7 +202,8 @@ class Outbox:
                 try:
                     yield self._base
                 except BaseException:
-                    self._base.execute("ROLLBACK")
+                    if self._base.in_transaction:  # SQLite ends it itself where the disk is full
+                        self._base.execute("ROLLBACK")
                     raise
                 self._base.execute("COMMIT")
             except sqlite3.Error as error:

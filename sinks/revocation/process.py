@@ -48,7 +48,7 @@ async def run_revoker(  # noqa: PLR0913 - each is one thing that an operator dec
     Raises
     ------
     ModelwardenError
-        If the keys or the outbox cannot be used.
+        If the keys or the outbox cannot be used, then or later.
     """
     keys = WatchedKeys(trusted_keys)
     allowlist = Allowlist(keys.keys)
@@ -65,10 +65,15 @@ async def run_revoker(  # noqa: PLR0913 - each is one thing that an operator dec
     topics = [f"{prefix}allowlist", f"{prefix}commands"]
     follower = TopicFollower(kafka, topics, *_tasks(revoker, table, allowlist, keys), security=security)
     measuring = asyncio.create_task(_measure(revoker, outbox, instruments, beat))
+
+    def is_ready() -> bool:
+        follower.check()  # without it no order would come, and nobody be told
+        return follower.is_ready
+
     acks.start()
     follower.start()
     try:
-        await revoker.run(stop, lambda: follower.is_ready)
+        await revoker.run(stop, is_ready)
     finally:
         measuring.cancel()
         await asyncio.to_thread(follower.stop)

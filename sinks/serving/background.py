@@ -6,11 +6,14 @@ the thread.
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
 
 
 class BackgroundThread:
@@ -27,6 +30,8 @@ class BackgroundThread:
     ----------
     stopping : threading.Event
         Set from `stop` until the next `start`.
+    failure : Exception or None
+        What the function raised, which ended the thread; it is logged too.
     """
 
     def __init__(self, name: str, run: Callable[[], object]) -> None:
@@ -35,6 +40,7 @@ class BackgroundThread:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self.stopping = threading.Event()
+        self.failure: Exception | None = None
 
     @property
     def is_started(self) -> bool:
@@ -46,7 +52,8 @@ class BackgroundThread:
         with self._lock:
             if self._thread is None:
                 self.stopping.clear()
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self.failure = None
+                self._thread = threading.Thread(target=self._guard, name=self._name, daemon=True)
                 self._thread.start()
 
     def stop(self) -> None:
@@ -56,3 +63,10 @@ class BackgroundThread:
             thread, self._thread = self._thread, None
         if thread is not None:
             thread.join()
+
+    def _guard(self) -> None:
+        try:
+            self._run()
+        except Exception as error:  # noqa: BLE001 - who started the thread is elsewhere, and may look
+            self.failure = error
+            _log.exception("the thread %s has ended", self._name)

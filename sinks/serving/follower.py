@@ -1,8 +1,8 @@
 """Follows compacted topics in a thread of its own, from their beginning to their end and on.
 
 Who calls it: the enforcer, the revoker, the reconcile loop. `on_record` and `on_tick` are called in the
-thread and may take their time; what they raise ends the thread, so they must not. `start` and `stop` may be
-called from any thread; `stop` waits.
+thread and may take their time; what they raise ends the thread, and `check` raises it again where a process
+must not go on without. `start` and `stop` may be called from any thread; `stop` waits.
 """
 
 from __future__ import annotations
@@ -80,6 +80,11 @@ class TopicFollower:
     def contact_age_s(self) -> float:
         """Seconds since the brokers last answered; infinite before they did."""
         return time.monotonic() - self._contact_s
+
+    def check(self) -> None:
+        """Raise what has ended the thread, if it ended by itself."""
+        if self._background.failure is not None:
+            raise self._background.failure
 
     def start(self) -> None:
         """Begin. Calling it twice is harmless."""

@@ -13,6 +13,7 @@ from streams.logs import setup_logs
 from streams.settings import load_settings
 
 _STUCK_S = 120.0
+_CHECK_S = 1.0
 
 
 @click.command(
@@ -63,5 +64,8 @@ def command(
     loop = ReconcileLoop(settings, trusted_keys, companion, limit_ms=int(1000 * limit))
     with companion.serving(metrics_host, metrics_port):
         loop.start()
-        companion.stopped.wait()
-        loop.stop()
+        try:
+            while not companion.stopped.wait(_CHECK_S):
+                loop.check()
+        finally:
+            loop.stop()
