@@ -22,10 +22,12 @@ from detectors.vectors import constant, load, repeat, store, vector_function
 if TYPE_CHECKING:
     from detectors.base import Array
 
-__all__ = ["RING_LENGTH", "RING_SIZE", "is_any_within", "nearest_entry"]
+__all__ = ["QUANTA_PER_PAIR", "RING_LENGTH", "RING_SIZE", "is_any_within", "nearest_entry"]
 
 RING_LENGTH = LENGTHS[-1]
 RING_SIZE = 12
+QUANTA_PER_PAIR = 24.0
+"""Of a code: one typical coordinate difference between two random queries is 24 steps of a byte."""
 _SHORT_LIMIT = 0xFFFF
 """Squared distances below this are counted in 16 bits."""
 _SHORT_CODE = 128

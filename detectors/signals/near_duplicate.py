@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from detectors.kernelcache import njit
+from detectors.middles import TABLE_SIZE, is_middle
 from detectors.pages import ENTRY_BYTES, LENGTHS, next_page, place_of, size_of
 from detectors.prefetch import CACHE_LINE_BYTES, prefetch, slot_ahead
-from detectors.ringsearch import RING_LENGTH, RING_SIZE, is_any_within, nearest_entry
+from detectors.ringsearch import QUANTA_PER_PAIR, RING_LENGTH, RING_SIZE, is_any_within, nearest_entry
 from detectors.slabs import PAGE, PAGE_COUNT
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from detectors.base import Array, Events, Fields, Slabs
     from detectors.reference import EventReference
 
-QUANTA_PER_PAIR = 24.0
-"""Quantisation: one typical coordinate difference between two random queries is 24 steps of a byte."""
 NEAR_RATIO = 0.3
 """Near: closer than this share of the key's own step. Measured on benign keys: clean image keys reach 0.45
 at the median, Jacobian augmentation 0.2 (`modelwarden evaluate`)."""
@@ -52,6 +51,10 @@ MIDPOINT_DISTANCE = 0.2
 MIDPOINT_RATIO = 0.3
 """The far end must lie this close, in distances to the near end, to where a middle puts it: quantisation
 alone gives 0.1."""
+MIDDLE_REACH = 0.5
+"""In median pair distances from the centre: the middle of two unrelated queries lies that far from it at the
+mean, so half of the middles lie within. Of honest queries one in twenty (digits) or ten (census) does, which
+saves the search of all pairs for the others; lines are found as early (`modelwarden evaluate`)."""
 STEP_HORIZON = 64
 ECHO_PLACES = 3
 """Last queries whose nearest ones a query may follow: among half ordinary traffic, seven in eight do."""
@@ -87,7 +90,8 @@ class NearDuplicate:
     label_flip : 1 if the nearest earlier query is close, and was given another class.
     echo : -log10 p of how shortly the nearest earlier query comes after those of the last three queries,
         uniform under honest use; NaN if it is one of the last eight.
-    midpoint : 1 if the query lies halfway between two earlier ones, as every step of a bisection does.
+    midpoint : 1 if the query lies halfway between two earlier ones, as every step of a bisection does: its
+        nearest and another, or any two of different classes (`detectors.middles`).
     probe : log10 of the evidence that more than `PROBE_BENIGN` of the last queries are probes: small steps,
         equally long, at the angle of points around one centre (CUSUM of Page, Biometrika 1954).
     novelty : distance to the nearest remembered query in median pair distances; 1 for the first query.
@@ -113,9 +117,11 @@ class NearDuplicate:
 
     def __init__(self, reference: EventReference) -> None:
         """Quantise around this reference's ring centre, in units of its median pair distance."""
-        self._centre = reference.ring_centre[:RING_SIZE]
-        coordinate = float(reference.pair_distance[0]) / np.sqrt(reference.input_centres.shape[1])
+        self._centre = reference.ring_centre
+        pair_distance = float(reference.pair_distance[0])
+        coordinate = pair_distance / np.sqrt(reference.input_centres.shape[1])
         self._quantum = np.float32(coordinate / QUANTA_PER_PAIR)
+        self._reach = np.float32(MIDDLE_REACH * pair_distance)
 
     @property
     def kernel(self) -> Any:
@@ -125,7 +131,7 @@ class NearDuplicate:
     def arguments(self, events: Events, slots: NDArray[np.int64], slabs: Slabs) -> tuple[Any, ...]:
         """Return the sketches, how they are quantised, and the slabs and pages of their keys."""
         state = [slabs[name] for name in self.fields]
-        quantised = self._centre, self._quantum
+        quantised = self._centre, self._quantum, self._reach
         columns = events.rows, events.sketch, events.words, events.predicted
         return *columns, slots, *quantised, *state, *slabs.pages.arrays
 
@@ -133,13 +139,14 @@ class NearDuplicate:
 @njit(cache=True, nogil=True)
 def score_near_duplicates(
     out: Array, rows: Array, sketch: Array, words: Array, predicted: Array, slots: Array,
-    centre: Array, quantum: float,
+    centre: Array, quantum: float, reach: float,
     ring_page: Array, ring_count: Array, step_mean: Array, last_places: Array, probe_evidence: Array,
     memory: Array, start: Array, free: Array, head: Array,
 ) -> None:  # fmt: skip
     """Score each row, then remember it; NaN where the sketch is absent."""
     unit = np.float32(1.0 / (QUANTA_PER_PAIR * np.sqrt(RING_SIZE)))
     squared, short = np.empty(RING_LENGTH, np.int32), np.empty(RING_LENGTH, np.uint16)
+    room, table = np.empty((3, RING_LENGTH), np.uint16), np.zeros(TABLE_SIZE, np.uint8)
     code, opposite = np.empty(RING_SIZE, np.int16), np.empty(RING_SIZE, np.int16)
     loaded = np.full(_LOADED, -1)
     for i in range(len(slots)):
@@ -176,10 +183,11 @@ def score_near_duplicates(
                     last_places[slot, k] = last_places[slot, k - 1]
                 last_places[slot, 0] = where
                 if out[i, 5] > MIDPOINT_DISTANCE:
-                    for j in range(RING_SIZE):  # the point opposite to the nearest
-                        opposite[j] = 2 * code[j] - memory[page + j * length + where]
-                    limit = MIDPOINT_RATIO**2 * nearest
-                    out[i, 3] = is_any_within(opposite, memory, page, length, filled, limit, short, squared)
+                    out[i, 3] = _is_midpoint(
+                        code, nearest, where, opposite, memory, page, length, filled, short, squared
+                    )
+                    if out[i, 3] == 0 and _is_within(sketch[row], centre, reach):
+                        out[i, 3] = is_middle(code, memory, page, length, filled, room, table)
                 if count > 1:
                     probes = _is_probe(code, memory, page, length, position, step)
                     change = _PROBE_GAIN if probes else _PROBE_LOSS
@@ -246,6 +254,31 @@ def _echo(place: int, last_places: Array, position: int) -> float:
         if place != last:
             gap = min(gap, (place - last) % RING_LENGTH)
     return float(max(_LOG10[reach] - _LOG10[ECHO_PLACES * gap], 0.0))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _is_midpoint(
+    code: Array, nearest: int, where: int, opposite: Array,
+    memory: Array, page: int, length: int, filled: int, short: Array, squared: Array,
+) -> bool:  # fmt: skip
+    """Tell whether what lies opposite to the nearest entry, which is at `where`, is remembered too."""
+    for j in range(RING_SIZE):
+        opposite[j] = 2 * code[j] - memory[page + j * length + where]
+    limit = MIDPOINT_RATIO**2 * nearest
+    return bool(is_any_within(opposite, memory, page, length, filled, limit, short, squared))
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _is_within(sketch: Array, centre: Array, reach: float) -> bool:
+    """Tell whether the whole sketch, whose length is a multiple of four, lies that close to the centre."""
+    zero = np.float32(0)
+    a, b, c, d = zero, zero, zero, zero  # four sums, for each would wait for the one before
+    for j in range(0, len(sketch), 4):
+        a += (sketch[j] - centre[j]) ** 2
+        b += (sketch[j + 1] - centre[j + 1]) ** 2
+        c += (sketch[j + 2] - centre[j + 2]) ** 2
+        d += (sketch[j + 3] - centre[j + 3]) ** 2
+    return bool(a + b + c + d < reach * reach)
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from detectors.batch import EventBatch
     from detectors.reference import EventReference
 
@@ -50,7 +52,8 @@ def score(batch: EventBatch, keys: list[int], reference: EventReference) -> list
         code = tuple(max(-127, min(127, place)) for place in places)
         query = Query(code, label & 15, hash_word(sketch))
         known = past.setdefault(key, Past())
-        out.append(compare(query, known))
+        is_central = math.dist(sketch, centre) < 0.5 * float(reference.pair_distance[0])
+        out.append(compare(query, known, is_central=is_central))
         if known.queries:
             horizon = min(len(known.queries), 64)
             known.step += (apart(query, known.queries[-1]) - known.step) / horizon
@@ -64,7 +67,7 @@ def hash_word(sketch: list[float]) -> int:
     return (sum(words) * 0x9E3779B1 & 0xFFFFFFFF) >> 28
 
 
-def compare(query: Query, past: Past) -> list[float]:
+def compare(query: Query, past: Past, *, is_central: bool) -> list[float]:
     """Score a query against those remembered, the latest of equally near ones first."""
     if not past.queries:
         return [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
@@ -78,7 +81,8 @@ def compare(query: Query, past: Past) -> list[float]:
     place = len(past.queries) - lag
     echo = follows(place, past.places, len(past.queries)) if lag > 8 else math.nan
     past.places = [place % 256, *past.places[:2]]
-    midpoint = far > 0.2 and is_midpoint(query, nearest, recent)
+    ring = in_places(recent, len(past.queries))
+    midpoint = far > 0.2 and (is_midpoint(query, nearest, recent) or (is_central and is_middle(query, ring)))
     if len(past.queries) > 1:
         gain = math.log10(0.8 / 0.5 if is_probe(query, *past.queries[-2:]) else 0.2 / 0.5)
         past.evidence = min(max(past.evidence + gain, 0), 30)
@@ -110,6 +114,32 @@ def is_midpoint(query: Query, end: Query, history: list[Query]) -> bool:
     opposite = [2 * place - other for place, other in zip(query.code, end.code, strict=True)]
     near = min(sum((a - b) ** 2 for a, b in zip(opposite, old.code, strict=True)) for old in history)
     return near < 0.3**2 * sum((a - b) ** 2 for a, b in zip(query.code, end.code, strict=True))
+
+
+def in_places(recent: list[Query], count: int) -> list[Query]:
+    """Return the last queries in the order of their places in the ring."""
+    first = count % 256 if len(recent) == 256 else 0
+    return recent[-first:] + recent[:-first] if first else recent
+
+
+def is_middle(query: Query, ring: list[Query]) -> bool:
+    """Tell whether two of other classes have their middle here, of those whose cells say so."""
+    table = {cell(end.code) >> 6: end for end in ring}
+    for end in ring:
+        opposite = cell([2 * place - a for place, a in zip(query.code, end.code, strict=True)])
+        other = table.get(opposite >> 6)
+        if other is not None and cell(other.code) == opposite and other.label != end.label:
+            sums = [a + b for a, b in zip(end.code, other.code, strict=True)]
+            error = sum((a - 2 * place) ** 2 for a, place in zip(sums, query.code, strict=True))
+            if error < 25 and math.dist(end.code, other.code) ** 2 >= (0.4 * 24) ** 2 * 12:
+                return True
+    return False
+
+
+def cell(code: Iterable[int]) -> int:
+    """Return a hash of the cell, 8 quanta wide in the first coordinates, that a code lies in."""
+    weights = (0x9E37, 0x79B1, 0x85EB, 0xCA77, 0xC2B3)
+    return sum((place >> 3) * weight for place, weight in zip(code, weights, strict=False)) & 0xFFFF
 
 
 def apart(a: Query, b: Query) -> float:
