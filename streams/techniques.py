@@ -72,7 +72,7 @@ TECHNIQUES: tuple[Technique, ...] = (
         "Line search",
         ("tramer_ls", "tramer_nat", "tramer_online"),
         "Bisects between inputs of different answers.",
-        "uneven bisection; ends sent more than 256 queries before, or through other keys. Its seeds are "
+        "noise on every step; ends sent more than 256 queries before, or through other keys. Its seeds are "
         "ordinary: 600 in the recording `tramer_nat` of the model `adult`, 100 in that of `mnist`.",
     ),
     Technique(

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from detectors.kernelcache import njit
-from detectors.middles import TABLE_SIZE, is_middle
+from detectors.lines import TABLE_SIZE, is_between, is_middle
 from detectors.pages import ENTRY_BYTES, LENGTHS, next_page, place_of, size_of
 from detectors.prefetch import CACHE_LINE_BYTES, prefetch, slot_ahead
 from detectors.ringsearch import QUANTA_PER_PAIR, RING_LENGTH, RING_SIZE, is_any_within, nearest_entry
@@ -51,10 +51,12 @@ MIDPOINT_DISTANCE = 0.2
 MIDPOINT_RATIO = 0.3
 """The far end must lie this close, in distances to the near end, to where a middle puts it: quantisation
 alone gives 0.1."""
-MIDDLE_REACH = 0.5
+LINE_DISTANCE = 0.1
+"""In median pair distances: of shorter steps rounding hides the direction."""
+LINE_REACH = 0.5
 """In median pair distances from the centre: the middle of two unrelated queries lies that far from it at the
 mean, so half of the middles lie within. Of honest queries one in twenty (digits) or ten (census) does, which
-saves the search of all pairs for the others; lines are found as early (`modelwarden evaluate`)."""
+saves the search for lines for the others; they are found as early (`modelwarden evaluate`)."""
 STEP_HORIZON = 64
 ECHO_PLACES = 3
 """Last queries whose nearest ones a query may follow: among half ordinary traffic, seven in eight do."""
@@ -90,8 +92,8 @@ class NearDuplicate:
     label_flip : 1 if the nearest earlier query is close, and was given another class.
     echo : -log10 p of how shortly the nearest earlier query comes after those of the last three queries,
         uniform under honest use; NaN if it is one of the last eight.
-    midpoint : 1 if the query lies halfway between two earlier ones, as every step of a bisection does: its
-        nearest and another, or any two of different classes (`detectors.middles`).
+    midpoint : 1 if the query lies halfway between two earlier ones, as every step of a bisection does, or
+        anywhere on a line between its nearest and another of a different class (`detectors.lines`).
     probe : log10 of the evidence that more than `PROBE_BENIGN` of the last queries are probes: small steps,
         equally long, at the angle of points around one centre (CUSUM of Page, Biometrika 1954).
     novelty : distance to the nearest remembered query in median pair distances; 1 for the first query.
@@ -121,7 +123,7 @@ class NearDuplicate:
         pair_distance = float(reference.pair_distance[0])
         coordinate = pair_distance / np.sqrt(reference.input_centres.shape[1])
         self._quantum = np.float32(coordinate / QUANTA_PER_PAIR)
-        self._reach = np.float32(MIDDLE_REACH * pair_distance)
+        self._reach = np.float32(LINE_REACH * pair_distance)
 
     @property
     def kernel(self) -> Any:
@@ -146,7 +148,11 @@ def score_near_duplicates(
     """Score each row, then remember it; NaN where the sketch is absent."""
     unit = np.float32(1.0 / (QUANTA_PER_PAIR * np.sqrt(RING_SIZE)))
     squared, short = np.empty(RING_LENGTH, np.int32), np.empty(RING_LENGTH, np.uint16)
-    room, table = np.empty((3, RING_LENGTH), np.uint16), np.zeros(TABLE_SIZE, np.uint8)
+    cells, table, room = (
+        np.empty((3, RING_LENGTH), np.uint16),
+        np.empty(TABLE_SIZE, np.uint8),
+        np.empty(RING_LENGTH, np.int16),
+    )
     code, opposite = np.empty(RING_SIZE, np.int16), np.empty(RING_SIZE, np.int16)
     loaded = np.full(_LOADED, -1)
     for i in range(len(slots)):
@@ -184,10 +190,12 @@ def score_near_duplicates(
                 last_places[slot, 0] = where
                 if out[i, 5] > MIDPOINT_DISTANCE:
                     out[i, 3] = _is_midpoint(
-                        code, nearest, where, opposite, memory, page, length, filled, short, squared
+                        code, nearest, where, opposite, memory, page, length, filled, cells[0], squared
                     )
-                    if out[i, 3] == 0 and _is_within(sketch[row], centre, reach):
-                        out[i, 3] = is_middle(code, memory, page, length, filled, room, table)
+                if out[i, 3] == 0 and out[i, 5] > LINE_DISTANCE and _is_within(sketch[row], centre, reach):
+                    out[i, 3] = is_between(
+                        code, memory, page, length, filled, where, short, room
+                    ) or is_middle(code, memory, page, length, filled, cells, table)
                 if count > 1:
                     probes = _is_probe(code, memory, page, length, position, step)
                     change = _PROBE_GAIN if probes else _PROBE_LOSS

@@ -82,11 +82,12 @@ def compare(query: Query, past: Past, *, is_central: bool) -> list[float]:
     echo = follows(place, past.places, len(past.queries)) if lag > 8 else math.nan
     past.places = [place % 256, *past.places[:2]]
     ring = in_places(recent, len(past.queries))
-    midpoint = far > 0.2 and (is_midpoint(query, nearest, recent) or (is_central and is_middle(query, ring)))
+    midpoint = far > 0.2 and is_midpoint(query, nearest, recent)
+    on_line = is_central and far > 0.1 and (is_between(query, nearest, ring) or is_middle(query, ring))
     if len(past.queries) > 1:
         gain = math.log10(0.8 / 0.5 if is_probe(query, *past.queries[-2:]) else 0.2 / 0.5)
         past.evidence = min(max(past.evidence + gain, 0), 30)
-    return [float(near_copy), float(label_flip), echo, float(midpoint), past.evidence, far]
+    return [float(near_copy), float(label_flip), echo, float(midpoint or on_line), past.evidence, far]
 
 
 def follows(place: int, places: list[int], count: int) -> float:
@@ -120,6 +121,18 @@ def in_places(recent: list[Query], count: int) -> list[Query]:
     """Return the last queries in the order of their places in the ring."""
     first = count % 256 if len(recent) == 256 else 0
     return recent[-first:] + recent[:-first] if first else recent
+
+
+def is_between(query: Query, nearest: Query, history: list[Query]) -> bool:
+    """Tell whether another of a different class lies on the other side, within an angle."""
+    toward = [a - place for place, a in zip(query.code, nearest.code, strict=True)]
+    for old in history:
+        away = [a - place for place, a in zip(query.code, old.code, strict=True)]
+        product = sum(a * b for a, b in zip(away, toward, strict=True))
+        straight = 0.9 * sum(a * a for a in toward) * sum(a * a for a in away)
+        if product < 0 and product**2 > straight and old.label != nearest.label:
+            return True
+    return False
 
 
 def is_middle(query: Query, ring: list[Query]) -> bool:
