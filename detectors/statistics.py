@@ -66,7 +66,7 @@ VALUES: tuple[Value, ...] = (
     Value("near_copy", "near_duplicate", "inputs are small changes of its own earlier ones", (64,), 0),
     Value("echo", "regularity", "inputs follow its own earlier ones in order", (16, 96), 0, 0.02),
     Value("probe", "near_duplicate", "inputs step around a point in small equal strides", (1,), 0, 0.5),
-    Value("midpoint", "regularity", "inputs lie halfway between two of its own", (16, 64), 0),
+    Value("midpoint", "regularity", "inputs lie on lines between two of its own", (16, 64), 0),
     # log10 of the queries in the last hour
     Value("rate", "rate", "queries come faster than those of honest keys", (1,), 0),
     # -ln of the share of new inputs that other keys' inputs are close to
