@@ -55,8 +55,8 @@ LINE_DISTANCE = 0.1
 """In median pair distances: of shorter steps rounding hides the direction."""
 LINE_REACH = 0.5
 """In median pair distances from the centre: the middle of two unrelated queries lies that far from it at the
-mean, so half of the middles lie within. Of honest queries one in twenty (digits) or ten (census) does, which
-saves the search for lines for the others; they are found as early (`modelwarden evaluate`)."""
+mean, so about half of the middles lie within, and few honest queries do, which saves the search for lines for
+the others. Without a limit, `modelwarden evaluate` notices the digits' line search one query earlier."""
 STEP_HORIZON = 64
 ECHO_PLACES = 3
 """Last queries whose nearest ones a query may follow: among half ordinary traffic, seven in eight do."""
